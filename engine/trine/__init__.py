@@ -1,0 +1,36 @@
+"""Trine: event-driven functions and triggers for Python on NATS with JetStream."""
+
+from trine.app import App
+from trine.client import Client
+from trine.context import Context
+from trine.errors import GiveUp, RetryLater, TrineError
+from trine.events import EventModel
+from trine.function import Function
+from trine.jobs import Job
+from trine.retry import Retry
+from trine.scope import Scope
+from trine.serve import Worker
+from trine.state import Entry, Gone, Store
+from trine.transaction import Transaction
+from trine.trigger import Trigger, TriggerContext
+
+__all__ = [
+    "App",
+    "Client",
+    "Context",
+    "Entry",
+    "EventModel",
+    "Function",
+    "GiveUp",
+    "Gone",
+    "Job",
+    "Retry",
+    "RetryLater",
+    "Scope",
+    "Store",
+    "Transaction",
+    "Trigger",
+    "TriggerContext",
+    "TrineError",
+    "Worker",
+]

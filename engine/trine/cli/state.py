@@ -1,0 +1,128 @@
+"""``trine state``: read, write and follow typed state as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trine import Scope
+from trine.cli import options
+from trine.client import Client
+from trine.errors import InvalidInputError, UsageError
+from trine.state import Gone, Store
+
+
+@click.group()
+def state() -> None:
+    """Read, write and follow the keys of a scope.
+
+    ``set`` and ``rm`` write the bare value, without the event of a scope that records changes, and
+    refuse such a scope.
+    """
+
+
+def _store(client: Client, scope: str) -> Store[Any]:
+    declared: Scope[Any] = Scope(scope, object)
+    return client.state(declared)
+
+
+@state.command()
+@click.argument("scope")
+@click.argument("key")
+@options.connection
+def get(
+    scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None
+) -> None:
+    """Print the value of KEY."""
+
+    async def main(client: Client) -> None:
+        click.echo(json.dumps((await _store(client, scope).get(key)).value))
+
+    options.with_client(main, nats, namespace, store)
+
+
+@state.command()
+@click.argument("scope")
+@click.argument("prefix", default="")
+@options.connection
+@options.as_json
+def ls(
+    scope: str,
+    prefix: str,
+    as_json: bool,
+    nats: str | None,
+    namespace: str | None,
+    store: Path | None,
+) -> None:
+    """List keys and values, all or those below PREFIX."""
+
+    async def main(client: Client) -> None:
+        entries = await _store(client, scope).entries(prefix)
+        if as_json:
+            click.echo(json.dumps({entry.key: entry.value for entry in entries}))
+            return
+        for entry in entries:
+            click.echo(f"{entry.key}\t{json.dumps(entry.value)}")
+
+    options.with_client(main, nats, namespace, store)
+
+
+@state.command(name="set")
+@click.argument("scope")
+@click.argument("key")
+@click.argument("value")
+@options.connection
+def put(
+    scope: str, key: str, value: str, nats: str | None, namespace: str | None, store: Path | None
+) -> None:
+    """Write VALUE, which is JSON, to KEY."""
+    try:
+        parsed = json.loads(value)
+    except ValueError as error:
+        raise InvalidInputError(f"the value is not JSON: {error}") from error
+
+    async def main(client: Client) -> None:
+        await _refuse_recorded(client, scope)
+        await _store(client, scope).put(key, parsed)
+
+    options.with_client(main, nats, namespace, store)
+
+
+@state.command()
+@click.argument("scope")
+@click.argument("key")
+@options.connection
+def rm(scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None) -> None:
+    """Delete KEY."""
+
+    async def main(client: Client) -> None:
+        await _refuse_recorded(client, scope)
+        await _store(client, scope).delete(key)
+
+    options.with_client(main, nats, namespace, store)
+
+
+@state.command()
+@click.argument("scope")
+@click.argument("prefix", default="")
+@options.connection
+def watch(
+    scope: str, prefix: str, nats: str | None, namespace: str | None, store: Path | None
+) -> None:
+    """Print a line of JSON for every key, then for every change, until Ctrl-C."""
+
+    async def main(client: Client) -> None:
+        async for entry in _store(client, scope).watch(prefix):
+            value = None if isinstance(entry, Gone) else entry.value
+            line = {"key": entry.key, "value": value, "revision": entry.revision}
+            click.echo(json.dumps(line))
+
+    options.with_client(main, nats, namespace, store)
+
+
+async def _refuse_recorded(client: Client, scope: str) -> None:
+    names = client.bus.names
+    pattern = names.relayed(names.event("changed", f"{scope}.>", "x").removesuffix(".x"))
+    if await client.bus.subjects(names.record, pattern):
+        raise UsageError(f"scope {scope!r} records its changes: call its functions instead")

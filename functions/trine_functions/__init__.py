@@ -1,0 +1,2 @@
+from trine import App
+app = App("research")
