@@ -1,2 +1,1 @@
-from trine import App
-app = App("research")
+"""The research functions: user code in every respect, installed with Trine."""
