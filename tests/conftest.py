@@ -76,7 +76,7 @@ class Program:
             return json.loads(await self._lines.receive_until(b"\n", 1_000_000))
 
     def signal(self, number: int) -> None:
-        self.process.send_signal(number)
+        self.process.send_signal(signal.Signals(number))
 
     async def wait(self, seconds: float = 10) -> int:
         with anyio.fail_after(seconds):

@@ -20,7 +20,7 @@ GROUP = "trine.apps"
 
 
 class App:
-    """A named set of functions and their triggers. Defining one has no effect until it is served."""
+    """A named set of functions and their triggers; without effect until it is served."""
 
     def __init__(self, name: str) -> None:
         self.name = wire.name(name, "app")

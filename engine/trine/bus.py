@@ -49,6 +49,12 @@ class Stored:
     sequence: int
     headers: Mapping[str, str]
 
+    @classmethod
+    def of(cls, message: Msg) -> "Stored":
+        headers = message.headers or {}
+        subject = headers.get(wire.SUBJECT, message.subject)
+        return cls(subject, message.data, int(headers.get(wire.SEQUENCE, 0)), headers)
+
     @property
     def gone(self) -> bool:
         return wire.KV_OPERATION in self.headers or wire.MARKER_REASON in self.headers
@@ -84,7 +90,7 @@ class Bus:
                 f"no answer on {subject} within {timeout:g} s", subject=subject
             ) from error
         except nats_errors.Error as error:
-            raise UnavailableError(f"NATS: {error or type(error).__name__}") from error
+            raise UnavailableError(f"NATS: {error!r}") from error
 
     async def api(self, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call the JetStream API, for example ``CONSUMER.DELETE.<stream>.<name>``."""
@@ -111,7 +117,9 @@ class Bus:
         is a `WriteConflictError`, and nothing is written.
         """
         if len(messages) > _BATCH_LIMIT:
-            raise TooLargeError(f"a transaction of {len(messages)} messages, at most {_BATCH_LIMIT}")
+            raise TooLargeError(
+                f"a transaction of {len(messages)} messages, at most {_BATCH_LIMIT}"
+            )
         if len(messages) == 1:
             return await self.store(*messages[0])
         for message in messages:
@@ -125,29 +133,24 @@ class Bus:
                     await asyncio.sleep(0.05)
 
     async def _batch_once(self, messages: Sequence[Message]) -> int:
-        identity = uuid.uuid4().hex
-        for number, (subject, payload, headers) in enumerate(messages, 1):
-            head = {
-                wire.BATCH_ID: identity,
-                wire.BATCH_SEQUENCE: str(number),
-                **(headers or {}),
-            }
-            if number < len(messages):
-                self.connection.send(subject, payload, headers=head)
-                continue
-            head[wire.BATCH_COMMIT] = "1"
-            reply = await self.request(subject, payload, head)
+        batch = {wire.BATCH_ID: uuid.uuid4().hex}
+        for number, (subject, payload, headers) in enumerate(messages[:-1], 1):
+            head = {**batch, wire.BATCH_SEQUENCE: str(number), **(headers or {})}
+            self.connection.send(subject, payload, headers=head)
+        subject, payload, headers = messages[-1]
+        commit = {wire.BATCH_SEQUENCE: str(len(messages)), wire.BATCH_COMMIT: "1"}
+        reply = await self.request(subject, payload, {**batch, **commit, **(headers or {})})
         return int(_checked(json.loads(reply.data))["seq"])
 
     async def last(self, stream: str, subject: str) -> Stored | None:
-        """Return the latest message on *subject*, also when it is a marker; None when there is none."""
+        """Return the latest message on *subject*, also a marker; None when there is none."""
         reply = await self.request(f"$JS.API.DIRECT.GET.{stream}.{subject}")
         headers = reply.headers or {}
         if headers.get(wire.STATUS) == "404":
             return None
         if wire.STATUS in headers:
             raise InternalError(f"reading {subject}: {headers.get(wire.DESCRIPTION, headers)}")
-        return _stored(reply)
+        return Stored.of(reply)
 
     async def latest(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
         """Return the latest message on each of *subjects*, wildcards allowed, in stream order.
@@ -172,7 +175,7 @@ class Bus:
         def receive(message: Msg) -> None:
             status = (message.headers or {}).get(wire.STATUS)
             if status is None:
-                found.append(_stored(message))
+                found.append(Stored.of(message))
             elif not done.done():
                 if status in ("204", "404"):
                     done.set_result(None)
@@ -212,16 +215,6 @@ class _BusyError(TrineError):
 
 class _TooManyError(TrineError):
     """More keys match than one snapshot may hold."""
-
-
-def _stored(message: Msg) -> Stored:
-    headers = message.headers or {}
-    return Stored(
-        headers.get(wire.SUBJECT, message.subject),
-        message.data,
-        int(headers.get(wire.SEQUENCE, 0)),
-        headers,
-    )
 
 
 def _checked(reply: dict[str, Any]) -> dict[str, Any]:

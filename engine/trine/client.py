@@ -1,8 +1,10 @@
 """The client: call, send, stream, emit, and state, from any process."""
 
+import contextlib
 import difflib
+import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar, overload
 
@@ -132,19 +134,10 @@ class Client:
         function = wire.function_id(function)
         names = self.bus.names
         subject = names.on(worker, function) if worker else names.fn(function)
-        caller = current.get()
-        if caller is not None:
-            remaining = caller.remaining()
-            timeout = timeout if remaining is None else min(timeout, remaining)
-            traceparent = traceparent or caller.traceparent
-        invocation = new_id()
-        headers = {wire.INVOCATION: invocation, wire.DEADLINE: str(int(timeout * 1000))}
-        if traceparent:
-            headers[wire.TRACEPARENT] = traceparent
+        headers, timeout = _outgoing(timeout, traceparent)
+        invocation = headers[wire.INVOCATION]
         try:
-            reply = await self.bus.connection.request(
-                subject, payload, max(timeout, 0.001), headers=headers
-            )
+            reply = await self.bus.connection.request(subject, payload, timeout, headers=headers)
         except nats_errors.NoRespondersError:
             raise await self._nobody(function, worker) from None
         except nats_errors.TimeoutError:
@@ -155,7 +148,7 @@ class Client:
         except TooLargeError:
             raise
         except nats_errors.Error as error:
-            raise UnavailableError(f"NATS: {error or type(error).__name__}") from error
+            raise UnavailableError(f"NATS: {error!r}") from error
         except anyio.get_cancelled_exc_class():
             self._give_up(invocation)
             raise
@@ -163,14 +156,32 @@ class Client:
             raise wire.decode_error(reply.headers, reply.data)
         return reply.data
 
-    async def stream(
+    @overload
+    def stream(
         self,
-        function: Function[Any, O] | str,
+        function: Function[I, O],
+        value: I | dict[str, Any] | None = None,
+        *,
+        timeout: float = 3600.0,
+        idle_seconds: float = 60.0,
+    ) -> AsyncGenerator[O, None]: ...
+    @overload
+    def stream(
+        self,
+        function: str,
         value: Any = None,
         *,
         timeout: float = 3600.0,
         idle_seconds: float = 60.0,
-    ) -> AsyncIterator[O]:
+    ) -> AsyncGenerator[Any, None]: ...
+    async def stream(
+        self,
+        function: Function[Any, Any] | str,
+        value: Any = None,
+        *,
+        timeout: float = 3600.0,
+        idle_seconds: float = 60.0,
+    ) -> AsyncGenerator[Any, None]:
         """Give what a streaming function yields. The function stops when the iteration ends.
 
         `DeadlineError` after *timeout* seconds in all, `UnavailableError` when nothing, not even a
@@ -180,22 +191,21 @@ class Client:
         payload = (
             encode_payload(value) if isinstance(function, str) else function.encode_input(value)
         )
-        invocation = new_id()
-        send, receive = anyio.create_memory_object_stream[Msg](4096)
+        headers, _ = _outgoing(timeout, None)
+        headers[wire.STREAM] = "1"
+        send, receive = anyio.create_memory_object_stream[Msg](
+            math.inf
+        )  # full, it would lose items
         inbox = await self.bus.connection.inbox(send.send_nowait)
-        headers = {
-            wire.INVOCATION: invocation,
-            wire.DEADLINE: str(int(timeout * 1000)),
-            wire.STREAM: "1",
-        }
         ended = False
         try:
             self.bus.connection.send(self.bus.names.fn(id), payload, inbox.subject, headers)
             while True:
-                with anyio.move_on_after(idle_seconds) as idle:
-                    message = await receive.receive()
-                if idle.cancelled_caught:
-                    raise UnavailableError(f"{id} was silent for {idle_seconds:g} s")
+                try:
+                    with anyio.fail_after(idle_seconds):
+                        message = await receive.receive()
+                except TimeoutError as error:
+                    raise UnavailableError(f"{id} was silent for {idle_seconds:g} s") from error
                 head = message.headers or {}
                 ended = wire.ERROR in head or head.get(wire.STREAM) != "item"
                 if head.get(wire.STATUS) == "503":
@@ -216,15 +226,23 @@ class Client:
             send.close()
             receive.close()
             if not ended:
-                self._give_up(invocation)
+                self._give_up(headers[wire.INVOCATION])
 
+    @overload
     async def send(
         self,
-        function: Function[Any, O] | str,
-        value: Any = None,
+        function: Function[I, O],
+        value: I | dict[str, Any] | None = None,
         *,
         id: str | None = None,
-    ) -> Job[O]:
+    ) -> Job[O]: ...
+    @overload
+    async def send(
+        self, function: str, value: Any = None, *, id: str | None = None
+    ) -> Job[Any]: ...
+    async def send(
+        self, function: Function[Any, Any] | str, value: Any = None, *, id: str | None = None
+    ) -> Job[Any]:
         """Enqueue a durable call and return its handle at once: it runs at least once.
 
         *id* makes repeated sends, within two minutes, one job.
@@ -257,10 +275,8 @@ class Client:
         return Job(self.bus, id)
 
     def _give_up(self, invocation: str) -> None:
-        try:
+        with contextlib.suppress(TrineError):  # away: the callee's own deadline ends it
             self.bus.connection.send(self.bus.names.cancel(invocation))
-        except TrineError:
-            pass  # away: the callee's own deadline ends it
 
     async def _nobody(self, function: str, worker: str | None) -> TrineError:
         known = await catalogue.functions(self.bus)
@@ -283,5 +299,19 @@ class Client:
         return Transaction(self.bus)
 
     async def emit(self, event: EventModel, *, id: str | None = None) -> None:
-        """Emit an event; stored when this returns. The same *id* within two minutes is one event."""
+        """Emit an event; stored when this returns. One *id* within two minutes is one event."""
         await self.bus.store(*event_message(self.bus.names, event, id))
+
+
+def _outgoing(timeout: float, traceparent: str | None) -> tuple[dict[str, str], float]:
+    """Return the headers of a call and how long to wait: never longer than our own caller does."""
+    caller = current.get()
+    if caller is not None:
+        remaining = caller.remaining()
+        timeout = timeout if remaining is None else min(timeout, remaining)
+        traceparent = traceparent or caller.traceparent
+    timeout = max(timeout, 0.001)
+    headers = {wire.INVOCATION: new_id(), wire.DEADLINE: str(int(timeout * 1000))}
+    if traceparent:
+        headers[wire.TRACEPARENT] = traceparent
+    return headers, timeout

@@ -26,7 +26,7 @@ Callback = Callable[[Msg], None]
 _CONNECT_SECONDS = 3.0
 
 
-class Connection(Client):  # type: ignore[misc]  # nats-py ships no types
+class Connection(Client):
     """One connection. Made by `connect`; used through `trine.bus.Bus`."""
 
     def __init__(self) -> None:
@@ -77,7 +77,12 @@ class Connection(Client):  # type: ignore[misc]  # nats-py ships no types
         self._schedule_write()
 
     async def _send_publish(
-        self, subject: str, reply: str, payload: bytes, _size: int, headers: Any
+        self,
+        subject: str,
+        reply: str,
+        payload: bytes,
+        payload_size: int,  # noqa: ARG002 - nats-py's signature
+        headers: Mapping[str, str] | None,
     ) -> None:
         self.send(subject, payload, reply, headers)
 
@@ -96,9 +101,9 @@ class Connection(Client):  # type: ignore[misc]  # nats-py ships no types
                 self._transport.write(joined)
 
     async def _flush_pending(self, force_flush: bool = False) -> None:
-        if force_flush and self.is_connected:
+        if force_flush and self._transport is not None and self.is_connected:
             self._write()
-            await self._transport.drain()
+            await self._transport.drain()  # type: ignore[no-untyped-call]
         else:
             self._schedule_write()
 
@@ -108,6 +113,14 @@ class Connection(Client):  # type: ignore[misc]  # nats-py ships no types
         self._pending.append(PING_PROTO)
         self._pending_data_size += len(PING_PROTO)
         self._schedule_write()
+
+    async def _process_pong(self) -> None:
+        # nats-py sets the result of a cancelled future too, and its read loop ends by the error.
+        if self._pongs:
+            future = self._pongs.pop(0)
+            if not future.done():
+                future.set_result(True)
+            self._pings_outstanding = 0
 
     # --- reading -------------------------------------------------------------------------------
 
@@ -119,10 +132,13 @@ class Connection(Client):  # type: ignore[misc]  # nats-py ships no types
         The server knows the subscription when this returns, unless *confirm* is False: then it
         knows it before anything that is sent later.
         """
-        sub = await self.subscribe(subject, queue=queue)
-        self._callbacks[sub._id] = callback
-        if confirm:
-            await self.flush()
+        try:
+            sub = await self.subscribe(subject, queue=queue)
+            self._callbacks[sub._id] = callback
+            if confirm:
+                await self.flush()
+        except (nats_errors.Error, TimeoutError) as error:
+            raise UnavailableError(f"cannot listen on {subject}: {error!r}") from error
         return Listener(self, sub)
 
     async def request(
@@ -205,11 +221,17 @@ class Listener:
         self._subscription = subscription
 
     async def close(self) -> None:
-        """Tell the server to stop; what has arrived meanwhile is dropped."""
+        """Tell the server to stop. The callback still gets what the server had sent before."""
+        connection = self._connection
+        with contextlib.suppress(nats_errors.Error, TimeoutError):
+            await self._subscription.unsubscribe()
+            if connection.is_connected:
+                await connection.flush(timeout=2)
+        self.drop()
+
+    def drop(self) -> None:
+        """Call the callback no more, from now on."""
         self._connection._callbacks.pop(self._subscription._id, None)
-        if not self._connection.is_closed:
-            with contextlib.suppress(nats_errors.Error):
-                await self._subscription.unsubscribe()
 
 
 class Inbox:
@@ -275,14 +297,14 @@ async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterato
                 reconnected_cb=on_reconnect,
                 disconnected_cb=on_disconnect,
                 max_reconnect_attempts=-1,
-                reconnect_time_wait=0.25,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]  # a float serves as well
                 drain_timeout=5,
                 **options,
             )
     except (TimeoutError, OSError, nats_errors.Error) as error:
         why = last[0] if last else error
         raise UnavailableError(
-            f"cannot reach NATS at {url}: {why or type(why).__name__}", url=url
+            f"cannot reach NATS at {url}: {str(why) or type(why).__name__}", url=url
         ) from error
     try:
         yield connection

@@ -25,6 +25,7 @@ log = structlog.get_logger("trine")
 
 _HEARTBEAT_SECONDS = 5.0
 _EXPIRES_SECONDS = 30.0
+_AGAIN_SECONDS = 0.5
 _FORGET_SECONDS = 14 * 24 * 3600  # an abandoned consumer goes after this time
 _NS = 1_000_000_000
 
@@ -55,6 +56,13 @@ class Delivery:
             int(parts[7]) / _NS,
             message.reply,
         )
+
+
+class NotOursError(Exception):
+    """Raised by a handler whose message is in other hands by now: it is not answered at all.
+
+    An acknowledgement from here would end the work of whoever has it.
+    """
 
 
 Handler = Callable[[Delivery], Awaitable[None]]
@@ -105,7 +113,7 @@ class Consumer:
                 while not stopping.is_set():
                     self._wake = anyio.Event()
                     await self._pull()
-                    with anyio.move_on_after(_HEARTBEAT_SECONDS):
+                    with anyio.move_on_after(_AGAIN_SECONDS if self._lost else _HEARTBEAT_SECONDS):
                         await self._wake.wait()
                 await self._close()
                 while self._running:
@@ -114,6 +122,8 @@ class Consumer:
                 tasks.cancel_scope.cancel()
         finally:
             self.bus.connection.on_reconnect.discard(self._reset)
+            if self._listener is not None:
+                self._listener.drop()  # nobody is left to handle what comes now
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await self._close()
 
@@ -158,10 +168,13 @@ class Consumer:
     async def _pull(self) -> None:
         silent = time.monotonic() - self._heard > 2.5 * _HEARTBEAT_SECONDS
         if self._lost or (self._asked and silent):
-            with contextlib.suppress(TrineError):  # away: the next turn tries again
+            self._lost = True
+            try:
                 await self._close()
                 await self.ensure()
                 await self._open()
+            except TrineError:
+                return  # away: the next turn tries again
         free = self.concurrency - len(self._running) - self._asked
         if free <= 0 or (self._asked and free < self.concurrency / 2):
             return
@@ -170,6 +183,8 @@ class Consumer:
             "expires": int(_EXPIRES_SECONDS * _NS),
             "idle_heartbeat": int(_HEARTBEAT_SECONDS * _NS),
         }
+        if not self._asked:
+            self._heard = time.monotonic()  # nothing was to be heard meanwhile
         with contextlib.suppress(TrineError):
             self.bus.connection.send(
                 f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}",
@@ -190,7 +205,7 @@ class Consumer:
             left = (message.headers or {}).get("Nats-Pending-Messages")
             self._asked = max(0, self._asked - int(left)) if left else 0
             # A deleted consumer is made again; anything else asks again.
-            self._lost = "Deleted" in (message.headers or {}).get(wire.DESCRIPTION, "")
+            self._lost |= "Deleted" in (message.headers or {}).get(wire.DESCRIPTION, "")
             self._wake.set()
 
     def _reset(self) -> None:
@@ -210,6 +225,8 @@ class Consumer:
         except anyio.get_cancelled_exc_class():
             self._answer(delivery, b"-NAK")
             raise
+        except NotOursError as error:
+            log.warning("delivery_abandoned", consumer=self.name, why=str(error))
         except Exception as error:  # noqa: BLE001 - whatever a handler raises has a consequence
             await self._failed(delivery, error)
         finally:

@@ -1,5 +1,6 @@
 """How a program finds the server: ``TRINE_NATS``, or the note that ``trine up`` leaves."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -21,9 +22,8 @@ def read_note(store: Path) -> dict[str, Any] | None:
     """Return the note of a system that is alive; None when there is none, or it has ended."""
     try:
         facts: dict[str, Any] = json.loads((store / NOTE).read_text())
-        os.kill(int(facts["pid"]), 0)
-    except PermissionError:
-        return facts
+        with contextlib.suppress(PermissionError):  # alive, and somebody else's
+            os.kill(int(facts["pid"]), 0)
     except (OSError, ValueError, KeyError):
         return None
     return facts

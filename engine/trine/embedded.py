@@ -56,17 +56,26 @@ async def nats_server(
     and both would write. The child ends with this process, also when that is killed.
     *options* is appended to the server's configuration.
     """
-    store.mkdir(parents=True, exist_ok=True)
     with _locked(store), tempfile.TemporaryDirectory(prefix="trine-ports-") as ports:
-        config = store / "nats.conf"
-        config.write_text(
-            f"listen: 127.0.0.1:{port}\n"
-            f'ports_file_dir: "{ports}"\n'
-            f'jetstream {{ store_dir: "{store.resolve()}", sync_interval: {_SYNC[durability]} }}\n'
-            f"{options}\n"
-        )
-        logfile = (store / "nats.log").open("ab")
-        process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take about a millisecond
+        process = _start(store, ports, durability, port, options)
+        try:
+            yield await _url(process, Path(ports), store / "nats.log")
+        finally:
+            _stop(process)
+
+
+def _start(
+    store: Path, ports: str, durability: Durability, port: int, options: str
+) -> "subprocess.Popen[bytes]":
+    config = store / "nats.conf"
+    config.write_text(
+        f"listen: 127.0.0.1:{port}\n"
+        f'ports_file_dir: "{ports}"\n'
+        f'jetstream {{ store_dir: "{store.resolve()}", sync_interval: {_SYNC[durability]} }}\n'
+        f"{options}\n"
+    )
+    with (store / "nats.log").open("ab") as logfile:
+        return subprocess.Popen(
             [server_program(), "-c", str(config)],
             stdin=subprocess.DEVNULL,
             stdout=logfile,
@@ -74,15 +83,11 @@ async def nats_server(
             start_new_session=True,  # Ctrl-C is for us: the server goes last
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl, no threads started before
         )
-        logfile.close()
-        try:
-            yield await _url(process, Path(ports), store / "nats.log")
-        finally:
-            _stop(process)
 
 
 @contextlib.contextmanager
 def _locked(store: Path) -> Iterator[None]:
+    store.mkdir(parents=True, exist_ok=True)
     with (store / "lock").open("a+") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,8 +111,7 @@ async def _url(process: "subprocess.Popen[bytes]", ports: Path, logfile: Path) -
         async with asyncio.timeout(_START_SECONDS):
             while True:
                 if process.poll() is not None:
-                    tail = logfile.read_text(errors="replace").strip().splitlines()[-1:]
-                    raise UnavailableError(f"nats-server ended at start: {' '.join(tail)}")
+                    raise UnavailableError(f"nats-server ended at start: {_last_line(logfile)}")
                 with contextlib.suppress(OSError, ValueError, IndexError, KeyError):
                     return str(json.loads(file.read_text())["nats"][0])
                 await asyncio.sleep(0.002)
@@ -115,6 +119,10 @@ async def _url(process: "subprocess.Popen[bytes]", ports: Path, logfile: Path) -
         raise UnavailableError(
             f"nats-server did not start within {_START_SECONDS:.0f} s, see {logfile}"
         ) from error
+
+
+def _last_line(logfile: Path) -> str:
+    return logfile.read_text(errors="replace").strip().rpartition("\n")[2]
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:

@@ -23,6 +23,8 @@ class TrineError(Exception):
 class InternalError(TrineError):
     """Raised when a function failed with an exception that is not a `TrineError`."""
 
+    code = "internal"
+
 
 class UsageError(TrineError):
     """Raised at definition time or on the command line when Trine is used wrongly."""
@@ -186,9 +188,10 @@ class RemoteError(TrineError):
 
 
 def _tree(root: type[TrineError]) -> dict[str, type[TrineError]]:
-    known = {}
+    known: dict[str, type[TrineError]] = {}
     for cls in root.__subclasses__():
-        if cls not in (RemoteError, RetryLater):  # their constructors need more than a message
+        # One without a code of its own is, on the wire, its parent. RetryLater needs its *after*.
+        if "code" in vars(cls) and cls is not RetryLater:
             known.setdefault(cls.code, cls)
         known.update(_tree(cls))
     return known

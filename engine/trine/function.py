@@ -1,7 +1,7 @@
 """Functions: a typed Python callable with a stable id, which stays callable as it is."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from typing import Any, Generic, TypeVar, get_type_hints, overload
 
 import anyio.to_thread
@@ -169,7 +169,7 @@ class Function(Generic[I, O]):
                 await anyio.sleep(0.002 * attempt)  # spreads writers of the same keys
         raise AssertionError("unreachable: attempts >= 1")
 
-    def iterate(self, context: Context, value: BaseModel | None) -> AsyncIterator[Any]:
+    def iterate(self, context: Context, value: BaseModel | None) -> AsyncGenerator[Any, None]:
         """Start the handler of a streaming function."""
         return self.handler(**self._arguments(context, value))  # type: ignore[no-any-return]
 
@@ -206,7 +206,9 @@ class FunctionDecorator:
         self, handler: Callable[[Context, I], Coroutine[Any, Any, O]]
     ) -> Function[I, O]: ...
     @overload
-    def __call__(self, handler: Callable[[Context], Coroutine[Any, Any, O]]) -> Function[None, O]: ...
+    def __call__(
+        self, handler: Callable[[Context], Coroutine[Any, Any, O]]
+    ) -> Function[None, O]: ...
     @overload
     def __call__(self, handler: Callable[[I], Coroutine[Any, Any, O]]) -> Function[I, O]: ...
     @overload

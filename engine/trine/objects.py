@@ -11,7 +11,7 @@ from trine.errors import NotFoundError as MissingError
 
 
 class Objects:
-    """Content-addressed blobs: equal content is stored once, and what is read is what was hashed."""
+    """Content-addressed blobs: equal content is stored once; what is read is what was hashed."""
 
     def __init__(self, bus: Bus) -> None:
         self._bus = bus

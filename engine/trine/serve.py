@@ -26,6 +26,8 @@ from trine.trigger import Binding, TriggerContext
 
 log = structlog.get_logger("trine")
 
+_TRIGGER_SECONDS = 3.0  # for the shared triggers to be ready; a kind need not say that it is
+
 
 def worker_id() -> str:
     """Return an id for this process that no other process, here or elsewhere, has."""
@@ -61,29 +63,25 @@ class Worker:
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve; ready when every function can be called and takes jobs."""
-        async with anyio.create_task_group() as tasks:
-            for endpoint in self._endpoints.values():
-                endpoint.tasks = tasks
-            await self._subscribe()
-            await self._start_jobs(tasks)
-            for binding in self.bindings:
-                if binding.trigger.placement != "gateway":
-                    run = self._endpoints[binding.function.id].run
-                    siblings = frozenset(
-                        one.id for one in self.bindings if one.function is binding.function
-                    )
-                    context = TriggerContext(binding, self.client, self.stopping, siblings, run)
-                    tasks.start_soon(supervise, context, self.id)
-            presence = await self._announce(tasks)
-            log.info("serving", worker=self.id, functions=len(self._endpoints))
-            task_status.started()
-            await self.stopping.wait()
-            presence.cancel()
-            for listener in self._listeners:
-                await listener.close()
-            while any(endpoint.running for endpoint in self._endpoints.values()):
-                self._idle = anyio.Event()
-                await self._idle.wait()
+        try:
+            async with anyio.create_task_group() as tasks:
+                await self._subscribe()
+                await self._start_jobs(tasks)
+                await self._start_triggers(tasks)
+                presence = await self._announce(tasks)
+                log.info("serving", worker=self.id, functions=len(self._endpoints))
+                task_status.started()
+                await self.stopping.wait()
+                presence.cancel()
+                for listener in self._listeners:
+                    await listener.close()
+                while any(endpoint.running for endpoint in self._endpoints.values()):
+                    self._idle = anyio.Event()
+                    await self._idle.wait()
+        finally:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                for endpoint in self._endpoints.values():
+                    await endpoint.close()
         log.info("stopped", worker=self.id)
 
     async def _subscribe(self) -> None:
@@ -114,6 +112,23 @@ class Worker:
                     retry=function.retry or Retry(),
                 ):
                     starting.start_soon(tasks.start, consumer.run, self.stopping)
+
+    async def _start_triggers(self, tasks: TaskGroup) -> None:
+        shared = []
+        for binding in self.bindings:
+            if binding.trigger.placement == "gateway":
+                continue
+            run = self._endpoints[binding.function.id].run
+            siblings = frozenset(
+                one.id for one in self.bindings if one.function is binding.function
+            )
+            context = TriggerContext(binding, self.client, self.stopping, siblings, run)
+            tasks.start_soon(supervise, context, self.id)
+            if binding.trigger.placement == "shared":
+                shared.append(context)
+        with anyio.move_on_after(_TRIGGER_SECONDS):
+            for context in shared:
+                await context.ready.wait()
 
     async def _announce(self, tasks: TaskGroup) -> anyio.CancelScope:
         document = catalogue.Document(

@@ -1,14 +1,14 @@
 """Typed state: a store reads, writes and watches the keys of one scope."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import anyio
+
 from trine import wire
 from trine.bus import Bus, Stored
-from trine.connection import Msg
-from trine.errors import ConflictError, KeyMissingError, WriteConflictError
+from trine.errors import ConflictError, KeyMissingError, UnavailableError, WriteConflictError
 from trine.scope import Scope
 from trine.transaction import Transaction
 
@@ -111,38 +111,61 @@ class Store(Generic[M]):
             found += await self._bus.latest(self._bus.names.record, subjects)
         return [self._entry(stored) for stored in found if not stored.gone]
 
-    async def watch(self, prefix: str = "") -> AsyncIterator[Entry[M] | Gone]:
+    async def watch(self, prefix: str = "") -> AsyncGenerator[Entry[M] | Gone, None]:
         """Give every entry below *prefix*, then every change, for as long as it is iterated.
 
         A slow reader sees the latest value of each key, not each value.
         """
-        subject = self._pattern(f"{prefix}.>" if prefix else ">")
+        names, connection = self._bus.names, self._bus.connection
+        pattern = f"{prefix}.>" if prefix else ">"
+        given: dict[str, int] = {}  # subject: the sequence that was given last
         pending: dict[str, Stored] = {}
-        wake = anyio.Event()
+        wake, behind, first = anyio.Event(), True, True
 
-        def receive(message: Msg) -> None:
-            headers = message.headers or {}
-            pending.pop(message.subject, None)
-            pending[message.subject] = Stored(message.subject, message.data, 0, headers)
+        def offer(stored: Stored) -> None:
+            subject = stored.subject
+            known = pending[subject].sequence if subject in pending else given.get(subject, 0)
+            if stored.sequence > known and (known or not stored.gone):
+                pending[subject] = stored
+                wake.set()
+
+        def catch_up() -> None:
+            nonlocal behind
+            behind = True
             wake.set()
 
-        listener = await self._bus.connection.listen(subject, receive)
+        listener = await connection.listen(
+            names.live(self._scope.name, pattern), lambda message: offer(Stored.of(message))
+        )
+        connection.on_reconnect.add(catch_up)
         try:
-            for stored in await self._bus.latest(self._bus.names.record, [subject]):
-                pending.setdefault(stored.subject, stored)
             while True:
+                if behind:
+                    behind = False
+                    try:
+                        found = await self._bus.latest(names.record, [self._pattern(pattern)])
+                    except UnavailableError:
+                        if first:
+                            raise
+                        await anyio.sleep(0.5)  # the server starts again
+                        behind = True
+                        continue
+                    first = False
+                    for stored in found:
+                        offer(stored)
                 while pending:
                     subject = next(iter(pending))
                     stored = pending.pop(subject)
-                    latest = stored if stored.sequence else None
-                    latest = latest or await self._bus.last(self._bus.names.record, subject)
-                    if latest is None or latest.gone:
-                        yield Gone(self._key(subject), latest.sequence if latest else 0)
+                    given[subject] = stored.sequence
+                    if stored.gone:
+                        yield Gone(self._key(subject), stored.sequence)
                     else:
-                        yield self._entry(latest)
-                wake = anyio.Event()
-                await wake.wait()
+                        yield self._entry(stored)
+                if not behind:
+                    wake = anyio.Event()
+                    await wake.wait()
         finally:
+            connection.on_reconnect.discard(catch_up)
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await listener.close()
 
@@ -156,6 +179,4 @@ class Store(Generic[M]):
         return self._bus.names.key_of(subject).split(".", 1)[1]
 
     def _entry(self, stored: Stored) -> Entry[M]:
-        return Entry(
-            self._key(stored.subject), self._scope.decode(stored.payload), stored.sequence
-        )
+        return Entry(self._key(stored.subject), self._scope.decode(stored.payload), stored.sequence)

@@ -29,6 +29,9 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
             allow_atomic=True,
             allow_msg_schedules=True,
             duplicate_window=120,
+            # Watchers hear of what is stored. On the keys themselves they would hear of writes
+            # that are not committed yet, or are refused.
+            republish=api.RePublish(src=f"$KV.{space}_state.>", dest=f"{space}.live.>"),
         ),
         # Keys that expire. Markers make an expiry visible to consumers.
         api.StreamConfig(
@@ -114,7 +117,8 @@ async def _create(bus: Bus, config: api.StreamConfig) -> None:
 
 def check_version(version: str) -> None:
     """Raise `ServerTooOldError` below the first version with atomic batches and cron schedules."""
-    numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
+    release = version.partition("-")[0]
+    numbers = tuple(int(part) for part in release.split(".")[:2] if part.isdigit())
     if numbers < MINIMUM:
         raise ServerTooOldError(
             f"nats-server {version} is too old: Trine needs {MINIMUM[0]}.{MINIMUM[1]} or newer"

@@ -64,12 +64,8 @@ async def _keep_running(context: TriggerContext) -> None:
         try:
             await context.binding.trigger.run(context)
             return
-        except Exception as error:  # noqa: BLE001 - it is logged, and tried again
-            log.error(
-                "trigger_failed",
-                binding=context.binding.id,
-                retry_in=delay,
-                error=f"{type(error).__name__}: {error}",
-            )
+        except Exception:
+            context.ready.set()  # its worker does not wait for it
+            log.exception("trigger_failed", binding=context.binding.id, retry_in=delay)
         await anyio.sleep(delay)
         delay = min(delay * 2, 30.0)

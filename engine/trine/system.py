@@ -26,7 +26,7 @@ from trine.trigger import GatewayContext
 
 log = structlog.get_logger("trine")
 
-_CHILD_SECONDS = 3.0  # for a worker program to hand its work back and end
+_CHILD_SECONDS = 4.0  # for a worker program to hand its work back and end
 
 
 @dataclass(slots=True)
@@ -55,9 +55,7 @@ async def running(
     async with AsyncExitStack() as stack:
         url = settings.nats
         if url is None:
-            url = await stack.enter_async_context(
-                nats_server(settings.store, settings.durability)
-            )
+            url = await stack.enter_async_context(nats_server(settings.store, settings.durability))
         connection = await stack.enter_async_context(connect(url, "trine-engine"))
         client = Client.over(connection, settings.namespace)
         await streams.ensure(client.bus)
@@ -145,13 +143,15 @@ def _start(arguments: Sequence[str], settings: Settings, url: str) -> "subproces
     )
 
 
-async def stop_children(children: Sequence["subprocess.Popen[bytes]"]) -> None:
+async def stop_children(
+    children: Sequence["subprocess.Popen[bytes]"], seconds: float = _CHILD_SECONDS
+) -> None:
     """Ask every program to end, wait a moment, then kill what is left."""
     for child in children:
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
-    with anyio.move_on_after(_CHILD_SECONDS):
-        while any(child.poll() is None for child in children):
+    with anyio.move_on_after(seconds):
+        while any(child.poll() is None for child in children):  # noqa: ASYNC110 - a Popen has no event
             await anyio.sleep(0.02)
     for child in children:
         if child.poll() is None:

@@ -7,14 +7,16 @@ written is guarded too, so a transaction commits only if everything that it saw 
 
 import uuid
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from trine import wire
 from trine.bus import Bus, Message, Stored
 from trine.errors import KeyMissingError, WriteConflictError
 from trine.events import Changed, EventModel, changed_message
 from trine.events import message as event_message
-from trine.invocation import current
+from trine.function import Function, encode_payload
+from trine.invocation import current, new_id
+from trine.jobs import ANY, job_message
 from trine.scope import Scope
 
 M = TypeVar("M")
@@ -86,9 +88,27 @@ class Transaction:
         """Emit *event* if, and only if, the transaction commits."""
         self._relay(event_message(self._bus.names, event, id))
 
-    def enqueue(self, message: Message) -> None:
-        """Enqueue a job made by `trine.jobs.job_message` if the transaction commits."""
-        self._relay(message)
+    def send(
+        self, function: Function[Any, Any] | str, value: Any = None, *, id: str | None = None
+    ) -> str:
+        """Enqueue a durable call if the transaction commits; return the job's id."""
+        if isinstance(function, str):
+            name, payload = wire.function_id(function), encode_payload(value)
+        else:
+            name, payload = function.id, function.encode_input(value)
+        job = id or new_id()
+        queue = wire.function_queue(name)
+        self._relay(job_message(self._bus.names, queue, job, payload, function=name))
+        return job
+
+    def enqueue(
+        self, queue: str, value: Any, *, id: str | None = None, requirement: str = ANY
+    ) -> str:
+        """Put *value* into a named queue if the transaction commits; return the job's id."""
+        job = id or new_id()
+        payload = encode_payload(value)
+        self._relay(job_message(self._bus.names, queue, job, payload, requirement=requirement))
+        return job
 
     def _relay(self, message: Message) -> None:
         subject = self._bus.names.relayed(message.subject)
@@ -97,7 +117,7 @@ class Transaction:
 
     # --- committing ----------------------------------------------------------------------------
 
-    async def __aenter__(self) -> "Transaction":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

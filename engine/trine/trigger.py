@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +34,10 @@ class Trigger(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     placement: ClassVar[Placement] = "each"
+
+    def __init__(self, **data: Any) -> None:
+        """Accept settings by name; a kind may add positional ones."""
+        super().__init__(**data)
 
     async def run(self, ctx: "TriggerContext") -> None:
         """Fire until cancelled, or until ``ctx.stopping`` is set."""
@@ -91,6 +95,7 @@ class TriggerContext:
     stopping: anyio.Event
     siblings: frozenset[str]  # ids of all bindings of the function that are served here
     run_function: Run  # `trine.endpoint.Endpoint.run`
+    ready: anyio.Event = field(default_factory=anyio.Event)  # set when nothing is missed any more
 
     async def fire(self, payload: Any = None, **facts: Any) -> Any:
         """Run the function with *payload* and return its output; None, and a log line, if it fails.
@@ -100,7 +105,7 @@ class TriggerContext:
         try:
             return await self.deliver(payload, 1, **facts)
         except Exception as error:  # noqa: BLE001 - one failing run must not end the trigger
-            log.error(
+            log.warning(  # the run itself was logged as an error
                 "triggered_function_failed",
                 function=self.binding.function.id,
                 trigger=self.binding.trigger.kind(),
@@ -138,7 +143,9 @@ class TriggerContext:
             deliver=deliver,
             retry=self.binding.function.retry or Retry(),
         )
-        await consumer.run(self.stopping)
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(consumer.run, self.stopping)
+            self.ready.set()
 
 
 @dataclass(slots=True)

@@ -126,6 +126,10 @@ class Names:
     def state(self, scope: str, key: str) -> str:
         return f"$KV.{self.namespace}_state.{scope}.{key}"
 
+    def live(self, scope: str, key: str) -> str:
+        """Where the server repeats each message of the record once it is stored."""
+        return f"{self.namespace}.live.{scope}.{key}"
+
     def lease(self, key: str) -> str:
         return f"$KV.{self.namespace}_leases.{key}"
 

@@ -287,6 +287,8 @@ class _Labels:
 
 
 def _shorter(text: str) -> list[str]:
+    if " = " in text:  # of a constant the value and the end of its name tell most
+        return [text, *("…" + text[-length:] for length in (20, 13) if len(text) > length + 2)]
     cuts = [text[:length] for length in (24, 14) if len(text) > length + 2]
     at_words = [cut[: cut.rfind(" ")] if " " in cut[8:] else cut for cut in cuts]
     return [text, *(cut.rstrip(" ,:→") + "…" for cut in at_words)]

@@ -1,5 +1,6 @@
 """Following the loop of a tag in a terminal until it ends."""
 
+import json
 import math
 from contextlib import aclosing
 from pathlib import Path
@@ -55,15 +56,17 @@ async def follow(client: Client, state: LoopState, console: Console) -> LoopStat
 
 
 async def write_reports(client: Client, tag: str, place: Path) -> list[Path]:
-    """Write ``progress.png``, ``report.html`` and ``results.tsv`` of a tag below *place*."""
+    """Write chart, page, table and the full records of a tag below *place*."""
     place.mkdir(parents=True, exist_ok=True)
     chart = await client.call("report.chart", {"tag": tag, "format": "png"}, timeout=60)
     page = await client.call("report.html", {"tag": tag}, timeout=60)
     table = await client.call("report.tsv", {"tag": tag})
+    records = [one.model_dump(mode="json") for one in await of_tag(client, tag)]
     contents = {
         "progress.png": await client.objects.get(chart["object"]),
         "report.html": await client.objects.get(page["object"]),
         "results.tsv": (table["tsv"].rstrip("\n") + "\n").encode(),
+        "experiments.json": json.dumps(records, indent=1).encode(),
     }
     written = []
     for name, content in contents.items():

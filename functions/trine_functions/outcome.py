@@ -165,7 +165,9 @@ def what_and_why(one: Experiment) -> str:
 
 
 def label(one: Experiment, parent: Experiment | None) -> str:
-    """Return a few words for a picture: the knobs that moved, or the description."""
-    changes = knob_changes(one, parent)
-    said = ", ".join(changes) if len(changes) in (1, 2) else one.description or one.hypothesis
-    return one_line(said or one.category, 40)
+    """Return a few words for a picture: the knob that moved and its value, or the description."""
+    before = parent.knobs if parent else {}
+    moved = [name for name, value in one.knobs.items() if before.get(name) != value]
+    if len(moved) == 1 and not before.keys() - one.knobs.keys():
+        return f"{moved[0]} = {one.knobs[moved[0]]}"
+    return one_line(one.description or one.hypothesis or one.category, 40)

@@ -1,6 +1,5 @@
 """A laboratory: the research functions served, a target whose truth is known, real workers."""
 
-import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +27,11 @@ while (spent := time.monotonic() - started) < budget:
 value = 1 + 0.1 * abs(math.log10(LR) + 2) + 0.05 * abs(math.log2(WIDTH) - 4)
 print(f"\\n---\\nval_bpb: {value:.6f}\\nnum_steps: {step}\\npeak_vram_mb: 12.5")
 """
+
+
+@pytest.fixture
+def quick_source() -> str:
+    return QUICK
 
 
 def research() -> App:
@@ -94,8 +98,3 @@ def lab(serve: Callable[..., AbstractAsyncContextManager[Client]]) -> Any:
             yield Lab(client)
 
     return start
-
-
-def truth(lr: float = 0.1, width: int = 8) -> float:
-    """What `QUICK` prints."""
-    return 1 + 0.1 * abs(math.log10(lr) + 2) + 0.05 * abs(math.log2(width) - 4)

@@ -23,7 +23,9 @@ _NAMED = {
     "@midnight": "0 0 0 * * *",
     "@hourly": "0 0 * * * *",
 }
-_EVERY = re.compile(r"@every (\d+(\.\d+)?(ms|s|m|h))+")
+_EVERY = re.compile(r"@every ((\d+(\.\d+)?(ms|s|m|h))+)")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _FIELD = re.compile(r"[0-9a-zA-Z*?/,-]+")
 _LATE_SECONDS = 5.0
 
@@ -36,7 +38,7 @@ class CronTick(BaseModel):
 
 
 class Cron(Trigger):
-    """``Cron("*/30 * * * * *")``: six fields with seconds, five without, ``@every 90s``, ``@daily``.
+    """``Cron("*/30 * * * * *")``: 6 fields with seconds, 5 without, ``@every 90s``, ``@daily``.
 
     Each tick runs the function in one replica, at least once, and no restart of a replica loses or
     doubles one. Ticks that nobody was there to take: the latest of them runs late
@@ -131,7 +133,8 @@ def server_expression(expression: str) -> str:
     if text in _NAMED:
         return _NAMED[text]
     if text.startswith("@every"):
-        if not _EVERY.fullmatch(text):
+        parts = _PART.findall(text) if _EVERY.fullmatch(text) else []
+        if sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts) < 1:
             raise ValueError("@every takes a duration of at least 1 s, such as 90s or 1m30s")
         return text
     fields = text.split(" ")

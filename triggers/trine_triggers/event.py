@@ -1,9 +1,9 @@
-"""Event: run a function for each event of a type, at least once, however many replicas there are."""
+"""Event: run a function for each event of a type, once for all replicas together."""
 
 import re
 from typing import Any, ClassVar
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from trine import Trigger, TriggerContext, wire
 from trine.consume import Delivery
@@ -23,7 +23,7 @@ class Event(Trigger):
     placement: ClassVar[Placement] = "shared"
 
     type: str
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = Field(default_factory=dict)
     concurrency: int = 16
 
     def __init__(self, type: str, **data: Any) -> None:

@@ -9,7 +9,9 @@ from trine import Trigger
 from trine.trigger import GatewayContext, Placement
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
-_PATH = re.compile(r"/([A-Za-z0-9_.~:-]+|\{[a-z_][a-z0-9_]*\})?(/([A-Za-z0-9_.~:-]+|\{[a-z_][a-z0-9_]*\}))*")
+_PATH = re.compile(
+    r"/([A-Za-z0-9_.~:-]+|\{[a-z_][a-z0-9_]*\})?(/([A-Za-z0-9_.~:-]+|\{[a-z_][a-z0-9_]*\}))*"
+)
 
 
 class Http(Trigger):

@@ -82,16 +82,29 @@ class Gateway:
         return await self._call(request, info, info.timeout or CALL_SECONDS)
 
     async def _call(self, request: Request, info: FunctionInfo, timeout: float) -> Response:
-        trace = request.headers.get(wire.TRACEPARENT) or new_traceparent()
         try:
             payload = await read_payload(request, info.input_schema)
+        except TrineError as error:
+            return error_response(error)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_hung_up, request, tasks.cancel_scope)
+            response = await self._answer(request, info, payload, timeout)
+            tasks.cancel_scope.cancel()
+            return response
+        return Response(status_code=499)
+
+    async def _answer(
+        self, request: Request, info: FunctionInfo, payload: bytes, timeout: float
+    ) -> Response:
+        trace = request.headers.get(wire.TRACEPARENT) or new_traceparent()
+        try:
             output = await self._ctx.client.call_bytes(
                 info.id, payload, timeout=timeout, traceparent=trace
             )
         except TrineError as error:
             return error_response(error)
-        except ClientDisconnect:
-            return Response(status_code=499)
         return Response(output, media_type="application/json", headers={wire.TRACEPARENT: trace})
 
     # --- the gateway's own routes --------------------------------------------------------------
@@ -132,6 +145,12 @@ class _Missing(Route):
         response = error_response(error, status=405)
         response.headers["Allow"] = ", ".join(allowed)
         return response
+
+
+async def _cancel_when_hung_up(request: Request, scope: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
 
 
 def _handler(

@@ -49,7 +49,8 @@ class Key(Trigger):
 
         async def handle(delivery: Delivery) -> None:
             change = self._recorded(delivery) if self.changes else self._seen(delivery)
-            if change.operation in self.on:
+            below = change.key.count(".") >= self.keys.count(".")  # a.> would match a itself
+            if change.operation in self.on and below:
                 await ctx.deliver(change, delivery.attempt)
 
         if self.changes:

@@ -84,8 +84,7 @@ def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _hoist(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
     """Move the ``$defs`` of a model's schema to the document's components."""
     copied: dict[str, Any] = _rewrite(schema)
-    for name, part in copied.pop("$defs", {}).items():
-        schemas[name] = part
+    schemas.update(copied.pop("$defs", {}))
     return copied
 
 

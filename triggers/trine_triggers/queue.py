@@ -47,4 +47,5 @@ class Queue(Trigger):
                 ack_wait=self.ack_wait,
                 retry=function.retry or Retry(),
             ):
-                tasks.start_soon(consumer.run, ctx.stopping)
+                await tasks.start(consumer.run, ctx.stopping)
+            ctx.ready.set()

@@ -26,10 +26,10 @@ class _Commands(click.Group):
         installed = {entry.name: entry.value for entry in entry_points(group="trine.commands")}
         return {**installed, **_BUILT_IN}
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(self._known())
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         target = self._known().get(cmd_name)
         if target is None:
             return None

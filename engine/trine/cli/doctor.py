@@ -34,7 +34,7 @@ class Check:
 @options.connection
 @options.as_json
 def doctor(nats: str | None, namespace: str | None, store: Path | None, as_json: bool) -> None:
-    """Check Python, the server, the store, and what training needs. Exit 1 if something is wrong."""
+    """Check Python, the server, the store, and what training needs; exit 1 if one is wrong."""
     settings = options.settings(nats=nats, namespace=namespace, store=store, log_level="error")
     checks = [_python(), _server(), _disk(settings.store), _torch(), _gpu()]
 
@@ -60,7 +60,9 @@ def _python() -> Check:
 
 def _server() -> Check:
     try:
-        said = subprocess.run([server_program(), "--version"], capture_output=True, text=True, check=True)
+        said = subprocess.run(
+            [server_program(), "--version"], capture_output=True, text=True, check=True
+        )
         version = said.stdout.split("v")[-1].strip()
         streams.check_version(version)
     except (TrineError, OSError, subprocess.CalledProcessError) as error:
@@ -103,7 +105,9 @@ async def _system(settings: Any) -> list[Check]:
                 functions = await catalogue.functions(client.bus)
     except (TrineError, TimeoutError) as error:
         missing = settings.nats is None and "no running system" in str(error)
-        return [Check("system", missing, str(error) or "no answer within 10 s")]
-    found = f"{url}: nats-server {info.get('version')}, {len(workers)} workers, {len(functions)} functions"
+        do = "start `trine up` or `trine serve`, or name another server with --nats"
+        return [Check("system", missing, str(error) or "no answer within 10 s", do)]
+    counts = f"{len(workers)} workers, {len(functions)} functions"
+    found = f"{url}: nats-server {info.get('version')}, {counts}"
     do = "" if functions else "nobody serves functions: start `trine up` or `trine serve`"
     return [Check("system", bool(functions), found, do)]

@@ -31,9 +31,7 @@ def _store(client: Client, scope: str) -> Store[Any]:
 @click.argument("scope")
 @click.argument("key")
 @options.connection
-def get(
-    scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None
-) -> None:
+def get(scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None) -> None:
     """Print the value of KEY."""
 
     async def main(client: Client) -> None:

@@ -68,5 +68,7 @@ def worker_programs(workers: str) -> list[list[str]]:
     if workers == "auto":
         return [["worker", "gpu", "--quiet"]] if Path("/proc/driver/nvidia/gpus").exists() else []
     if not workers.isdigit():
-        raise click.BadParameter(f"{workers!r} is neither a number nor auto", param_hint="--workers")
+        raise click.BadParameter(
+            f"{workers!r} is neither a number nor auto", param_hint="--workers"
+        )
     return [["worker", "gpu", "--slots", workers]] if int(workers) else []
