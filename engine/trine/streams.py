@@ -9,6 +9,7 @@ from trine.errors import InternalError, ServerTooOldError, TrineError, Unavailab
 
 MINIMUM = (2, 14)
 _DAY = 24 * 3600
+_EXISTS_OTHERWISE = 10058  # the server's code
 _MARKER_SECONDS = 300  # how long the marker of an expired lease stays readable
 
 
@@ -94,7 +95,7 @@ def _relay(stream: str, source: str, target: str) -> api.StreamSource:
 async def ensure(bus: Bus) -> None:
     """Create the streams that are missing, on as many servers as the cluster has, up to three.
 
-    `ServerTooOldError` names the server's version; a stream that exists is left as it is.
+    `ServerTooOldError` names the server's version.
     """
     info = bus.connection._server_info  # noqa: SLF001 - nats-py offers the version only
     check_version(info.get("version", "0"))
@@ -107,12 +108,14 @@ async def ensure(bus: Bus) -> None:
 
 
 async def _create(bus: Bus, config: api.StreamConfig) -> None:
+    """Create the stream, or bring one of an earlier version of Trine up to date."""
     body: dict[str, Any] = config.as_dict()
     try:
         await bus.api(f"STREAM.CREATE.{config.name}", body)
     except InternalError as error:
-        if error.details.get("err_code") != 10058:  # exists with another configuration
+        if error.details.get("err_code") != _EXISTS_OTHERWISE:
             raise TrineError(f"stream {config.name}: {error.message}") from error
+        await bus.api(f"STREAM.UPDATE.{config.name}", body)
 
 
 def check_version(version: str) -> None:

@@ -23,7 +23,9 @@ async def follow(client: Client, state: LoopState, console: Console) -> LoopStat
     tag = state.tag
     send, receive = anyio.create_memory_object_stream[Msg](math.inf)
     names = client.bus.names
-    listener = await client.bus.connection.listen(names.event("experiment", ">", "")[:-1], send.send_nowait)
+    listener = await client.bus.connection.listen(
+        names.event("experiment", ">", "")[:-1], send.send_nowait
+    )
     try:
         with View(console, tag, state.experiments, state.parallel) as view:
             view.loop(state)

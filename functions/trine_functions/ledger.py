@@ -164,9 +164,7 @@ async def conclude(
     async with ctx.transaction() as tx:
         record = await tx.find(experiments, experiment_id)
         if record is None:
-            raise NotFoundError(
-                f"no experiment {experiment_id!r}", experiment_id=experiment_id
-            )
+            raise NotFoundError(f"no experiment {experiment_id!r}", experiment_id=experiment_id)
         if attempt is not None and attempt != record.attempt:
             raise ConflictError(
                 f"attempt {attempt} of {experiment_id} lost it to attempt {record.attempt}",

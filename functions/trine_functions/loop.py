@@ -170,9 +170,7 @@ async def resume(ctx: Context, request: Resume) -> LoopState:
 
     def change(old: LoopState) -> LoopState:
         total = request.experiments or old.experiments
-        return old.model_copy(
-            update={"status": "running", "experiments": total, "ended_at": None}
-        )
+        return old.model_copy(update={"status": "running", "experiments": total, "ended_at": None})
 
     found = await ctx.state(loops).find(request.tag)
     if found is None:
@@ -202,5 +200,3 @@ async def status(ctx: Context, request: ByTag) -> dict[str, Any]:
             for one in running
         ],
     }
-
-

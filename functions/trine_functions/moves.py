@@ -4,6 +4,7 @@ A move that was kept is made again in its direction; one that was not is tried t
 later with half the step. Knobs declared first in the script come first: that order is the prior.
 """
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,9 @@ def propose(knobs: Sequence[Knob], trials: Sequence[Trial], seed: int) -> Propos
             knobs={},
             operator="baseline",
             category="other",
-            hypothesis="the same run again differs by noise only" if again else "the starting point",
+            hypothesis="the same run again differs by noise only"
+            if again
+            else "the starting point",
             description="baseline, repeated" if again else "baseline",
             reason="how large is the noise?" if again else "where do we start?",
         )
@@ -99,10 +102,9 @@ def _moves(
 ) -> Iterable[_Move]:
     """Give every new value of *knob* next to the current one, with its score."""
     here = current.get(knob.name, knob.value)
-    if any(
+    asked = any(
         trial.running and trial.knobs.get(knob.name, knob.value) != here for trial in trials
-    ):
-        return  # one question about a knob at a time
+    )
     prior = 1.0 / (1.0 + 0.25 * rank)
     for direction, value, halvings in _neighbours(knob, here, current, trials):
         gained, failed, opposite = _evidence(knob, direction, here, best, trials)
@@ -119,6 +121,8 @@ def _moves(
         elif opposite:
             score *= 1.5
             why = f"{knob.name} the other way was worse: try this way"
+        if asked:  # its answer is on the way: rather ask about another knob
+            score *= 0.02
         yield _Move(knob, direction, value, score, why)
 
 
@@ -191,7 +195,7 @@ def _step(knob: Knob, here: float, direction: int, halvings: int) -> KnobValue |
     if knob.log:
         if knob.pow2 and halvings:
             return None
-        value = here * 2.0 ** (direction * 0.5**halvings)
+        value = here * math.pow(2.0, direction * 0.5**halvings)
     else:
         width = knob.step or (knob.high - knob.low) / 5
         if knob.step and halvings:

@@ -157,9 +157,7 @@ async def release(ctx: Context, request: Release) -> dict[str, Any]:
         free = gpu.model_copy(update={"status": "idle", "current_experiment_id": None})
         tx.put(gpu_pool, key(gpu.id), free)
     bus = ctx.client.bus
-    await bus.store(
-        bus.names.lease(f"gpu.{key(gpu.id)}"), b"", {wire.KV_OPERATION: "DEL"}
-    )
+    await bus.store(bus.names.lease(f"gpu.{key(gpu.id)}"), b"", {wire.KV_OPERATION: "DEL"})
     return {"released": True}
 
 
@@ -197,5 +195,3 @@ async def expire(ctx: Context, change: KeyChange) -> None:
     if lost is not None and lost.status == "running" and lost.tree is None:
         why = f"the lease on {gpu.id} ran out after {LEASE_SECONDS:.0f} s without a sign of life"
         await conclude(ctx, lost.id, None, why, "lost")
-
-

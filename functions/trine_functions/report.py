@@ -118,7 +118,7 @@ async def diff(ctx: Context, request: Pair) -> dict[str, Any]:
     }
 
 
-async def _experiment(ctx: Context, id: str) -> Experiment:  # noqa: A002 - as the field is called
+async def _experiment(ctx: Context, id: str) -> Experiment:
     found = await ctx.state(experiments).find(id)
     if found is None:
         raise NotFoundError(f"no experiment {id!r}", experiment_id=id)

@@ -84,7 +84,11 @@ def choose_mode(done: list[Experiment], near: int) -> tuple[Mode, float, str]:
     crashed = sum(one.status == "crash" for one in recent) / len(recent)
     kept = sum(one.status == "keep" for one in recent) / len(recent)
     if crashed > 0.5:
-        return "exploit", 0.3, f"{crashed:.0%} of the last {len(recent)} crashed: stay near the best"
+        return (
+            "exploit",
+            0.3,
+            f"{crashed:.0%} of the last {len(recent)} crashed: stay near the best",
+        )
     if kept == 0 and len(done) > 20:
         if near >= 2:
             return "combine", 0.5, f"none of the last {len(recent)} kept, {near} near-misses"
@@ -109,7 +113,9 @@ async def suggest_direction(ctx: Context, request: ByTag) -> dict[str, Any]:
         row["kept"] += one.status == "keep"
     underexplored = [name for name in CATEGORIES if stats.get(name, {"total": 0})["total"] < 2]
     high_yield = [
-        name for name, row in stats.items() if row["total"] >= 2 and row["kept"] / row["total"] > 0.3
+        name
+        for name, row in stats.items()
+        if row["total"] >= 2 and row["kept"] / row["total"] > 0.3
     ]
     near_categories = sorted({one.category for one in near})
     kept = [one for one in found if one.status == "keep"]

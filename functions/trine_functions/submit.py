@@ -65,9 +65,7 @@ async def submit(ctx: Context, request: Submit) -> dict[str, Any]:
     return {"experiment_id": record.id, "status": "queued", "tree": tree}
 
 
-async def _start(
-    ctx: Context, tag: Tag, parent_id: str | None
-) -> tuple[str, dict[str, KnobValue]]:
+async def _start(ctx: Context, tag: Tag, parent_id: str | None) -> tuple[str, dict[str, KnobValue]]:
     """Return the tree to change, and the knobs that it has already."""
     if tag.target is None:
         raise BadRequestError(

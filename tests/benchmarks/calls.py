@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
-
 from tests.benchmarks.row import Row
+
 from trine.embedded import nats_server
 
 ROUNDS = 5

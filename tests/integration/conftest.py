@@ -7,6 +7,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from trine import App, Client, Entry
 from trine_functions import ledger, loop, pool, queries, report, search, submit, trees
 from trine_functions.contracts import Experiment, experiments, gpu_pool

@@ -86,9 +86,7 @@ def test_a_loop_runs_to_its_end_and_writes_its_reports(place: Path) -> None:
 
 def test_ctrl_c_ends_everything_and_resume_goes_on(place: Path) -> None:
     long = ["--budget", "3", *ARGUMENTS[2:]]
-    program = start(
-        place, "start", "--tag", "t", "--target", "quick", "--experiments", "4", *long
-    )
+    program = start(place, "start", "--tag", "t", "--target", "quick", "--experiments", "4", *long)
     read_until(program.stdout, " step ")
     began = time.monotonic()
     os.kill(program.pid, signal.SIGINT)
@@ -110,9 +108,7 @@ def test_ctrl_c_ends_everything_and_resume_goes_on(place: Path) -> None:
 
 def test_killing_the_command_leaves_no_process_and_resume_goes_on(place: Path) -> None:
     long = ["--budget", "3", *ARGUMENTS[2:]]
-    program = start(
-        place, "start", "--tag", "k", "--target", "quick", "--experiments", "3", *long
-    )
+    program = start(place, "start", "--tag", "k", "--target", "quick", "--experiments", "3", *long)
     read_until(program.stdout, " step ")
     program.kill()
     program.communicate()

@@ -60,9 +60,7 @@ def worker(
         options.run(lambda: _many(settings, places, requirement, drain_seconds))
 
 
-async def _one(
-    settings: Settings, device: Device, requirement: str, drain_seconds: float
-) -> None:
+async def _one(settings: Settings, device: Device, requirement: str, drain_seconds: float) -> None:
     """Be the process of one slot."""
     url = settings.nats or discovery.server_url(settings.store)
     name = worker_id()

@@ -165,9 +165,12 @@ class Slot:
                 raise NotOursError(f"{job.experiment_id} went on as {current.value.attempt}")
         finally:
             self._attempt = None
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                with contextlib.suppress(TrineError):
-                    await self._announce("idle")
+            with (
+                anyio.CancelScope(shield=True),
+                anyio.move_on_after(2),
+                contextlib.suppress(TrineError),
+            ):
+                await self._announce("idle")
 
     async def _take(self, job: TrainJob) -> int | None:
         """Raise the attempt number in the record, which fences every attempt before; return it.
@@ -221,5 +224,3 @@ def _lost(job: TrainJob, record: Experiment, slot: str) -> ExperimentFinished:
         crash_class="lost",
         error=f"{record.attempt} workers died while they ran it",
     )
-
-

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from trine.errors import InvalidInputError
 from trine_functions import knobs
 
@@ -38,9 +39,11 @@ def test_every_literal_constant_is_read_and_only_described_ones_are_searched() -
 
 def test_writing_changes_the_value_and_nothing_else() -> None:
     changed = knobs.write(SOURCE, {"RATE": 0.08, "PATTERN": "LLLL", "SEED": 7})
-    assert 'RATE = 0.08  # optimizer: 0.005..0.2 log -- Muon, per step' in changed
+    assert "RATE = 0.08  # optimizer: 0.005..0.2 log -- Muon, per step" in changed
     assert "PATTERN = 'LLLL'  # attention: SSSL | LLLL" in changed
-    untouched = [line for line in SOURCE.splitlines() if not line.startswith(("RATE", "PATTERN", "SEED"))]
+    untouched = [
+        line for line in SOURCE.splitlines() if not line.startswith(("RATE", "PATTERN", "SEED"))
+    ]
     assert [line for line in changed.splitlines() if line in untouched] == untouched
 
 

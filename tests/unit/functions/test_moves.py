@@ -75,13 +75,22 @@ def test_what_paid_off_is_done_again() -> None:
     assert "paid off" in proposal.reason
 
 
-def test_a_knob_that_is_being_tried_is_left_alone() -> None:
+def test_a_knob_that_is_being_tried_is_left_alone_while_there_are_others() -> None:
     base = [Trial("0", {}, "baseline", 1.0, False), Trial("1", {}, "baseline", 1.0, False)]
     for seed in range(10):
         flying = Trial("2", {"RATE": 0.05}, "one-knob", None, True, "0")
         proposal = propose(KNOBS, [*base, flying], seed)
         assert proposal is not None
         assert "RATE" not in proposal.knobs
+
+
+def test_no_worker_is_left_idle_though_every_knob_is_being_tried() -> None:
+    only = [Knob("RATE", 0.1, "optimizer", 0.001, 1.0, log=True)]
+    base = [Trial("0", {}, "baseline", 1.0, False), Trial("1", {}, "baseline", 1.0, False)]
+    flying = Trial("2", {"RATE": 0.05}, "one-knob", None, True, "0")
+    proposal = propose(only, [*base, flying], 0)
+    assert proposal is not None
+    assert proposal.knobs["RATE"] not in (0.1, 0.05)
 
 
 def test_it_ends_when_every_neighbour_has_been_tried() -> None:

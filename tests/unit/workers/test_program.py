@@ -4,6 +4,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+
 from trine.errors import BadRequestError
 from trine_workers import devices, program
 from trine_workers.program import Exit, Log
