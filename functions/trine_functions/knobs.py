@@ -74,7 +74,7 @@ def _fitting(knob: Knob, value: KnobValue) -> KnobValue:
     """Return *value* in the type of the constant."""
     old = knob.value
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(old, bool) or isinstance(old, str):
+    if isinstance(old, bool | str):
         if type(value) is type(old):
             return value
     elif isinstance(old, int) and number:

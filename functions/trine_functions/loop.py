@@ -1,4 +1,4 @@
-"""The autonomous loop: a finished experiment triggers the next proposal, until the budget is spent."""
+"""The autonomous loop: a finished experiment triggers the next proposal, until all are done."""
 
 from typing import Any
 
@@ -166,7 +166,7 @@ class Resume(BaseModel):
 @app.on(Http("POST", "/api/loop/resume"))
 @app.function("loop.resume", retry=_RETRY)
 async def resume(ctx: Context, request: Resume) -> LoopState:
-    """Go on where a paused, stopped or interrupted loop was; with *experiments*, up to that total."""
+    """Go on where a paused, stopped or interrupted loop was; *experiments* is a new total."""
 
     def change(old: LoopState) -> LoopState:
         total = request.experiments or old.experiments

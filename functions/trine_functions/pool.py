@@ -173,7 +173,7 @@ async def deregister(ctx: Context, request: ById) -> dict[str, Any]:
 @app.on(Key("leases", "gpu.*", on=("expire",)))
 @app.function("pool.expire", retry=_RETRY)
 async def expire(ctx: Context, change: KeyChange) -> None:
-    """A lease ran out: a worker's slot goes offline; an agent's device is freed, its run is lost."""
+    """A lease ran out: a worker's slot goes offline; an agent's device is freed, its run lost."""
     slot = change.key.removeprefix("gpu.")
     lease = await ctx.client.bus.last(
         ctx.client.bus.names.leases, ctx.client.bus.names.lease(change.key)

@@ -136,7 +136,7 @@ def _in_words(mode: str, under: list[str], high: list[str], near: list[str]) -> 
     said = {
         "explore": f"try a category with little evidence: {', '.join(under[:3]) or 'any'}",
         "exploit": f"vary what was kept, above all in {', '.join(high[:3]) or 'the best run'}",
-        "combine": f"merge near-misses of different categories: {', '.join(near[:3]) or 'none yet'}",
+        "combine": f"merge near-misses across categories: {', '.join(near[:3]) or 'none yet'}",
         "ablation": "remove one kept change at a time and see which of them still pays",
     }
     words = [said[mode]]

@@ -1,4 +1,4 @@
-"""The serving process: a bare nats-py echo, and a typed function, on one event loop each in turn."""
+"""The serving process: a bare nats-py echo and a typed function."""
 
 import sys
 

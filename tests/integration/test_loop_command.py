@@ -54,7 +54,7 @@ def processes_of(place: Path) -> list[str]:
     found = []
     for directory in Path("/proc").glob("[0-9]*"):
         try:
-            inside = os.readlink(directory / "cwd").startswith(str(place))
+            inside = (directory / "cwd").readlink().is_relative_to(place)
             command = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             server = str(place) in command
             state = (directory / "stat").read_text().rsplit(")", 1)[1].split()[0]

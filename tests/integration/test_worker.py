@@ -78,6 +78,14 @@ async def test_a_program_that_fails_is_a_crash_with_its_reason(
             assert lines == [f"line {i}" for i in range(30, 80)], "the last 50 lines, in order"
 
 
+async def test_a_command_that_cannot_be_run_is_a_crash_that_names_it(lab: Any, trine: Any) -> None:
+    async with lab() as it, trine.start(*WORKER, TRINE_CACHE=str(trine.directory)):
+        tag = await it.tag("absent", command="no-such-program --x")
+        record = await it.ended(await it.submit(tag))
+        assert (record.status, record.crash_class) == ("crash", "refused")
+        assert "no-such-program" in (record.error or "")
+
+
 async def test_a_program_that_hangs_is_killed_with_its_children(lab: Any, trine: Any) -> None:
     source = (
         "import os, signal, subprocess, sys, time\n"

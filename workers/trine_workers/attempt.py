@@ -3,6 +3,7 @@
 import math
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,7 @@ import structlog
 
 from trine import Client
 from trine.consume import NotOursError
-from trine.errors import TrineError
+from trine.errors import BadRequestError, NotFoundError, TrineError
 from trine_functions.contracts import (
     CrashClass,
     ExperimentFinished,
@@ -63,18 +64,33 @@ class Attempt:
             shutil.rmtree(place, ignore_errors=True)
 
     async def _run(self, place: Path) -> ExperimentFinished:
-        job = self._job
         started = time.monotonic()
         logfile = place.with_suffix(".log")
         try:
-            await materialise(self._client.objects, job.tree, place / "tree", self._cache)
-            printed = Log(logfile)
             try:
-                async with anyio.create_task_group() as tasks:
-                    tasks.start_soon(self._emit_progress)
+                await materialise(self._client.objects, self._job.tree, place / "tree", self._cache)
+            except (BadRequestError, NotFoundError) as error:
+                return _failed(self._finished(None, started), "crash", "refused", error.message)
+            ended = await self._run_program(place / "tree", logfile)
+            if isinstance(ended, BadRequestError):
+                return _failed(self._finished(None, started), "crash", "refused", ended.message)
+            self._output.end()
+            kept = await self._keep_log(logfile)
+            return self._judge(ended, self._finished(kept, started))
+        finally:
+            logfile.unlink(missing_ok=True)
+
+    async def _run_program(self, cwd: Path, logfile: Path) -> Exit | BadRequestError:
+        """Run the program; an error that says why it cannot be run is given, not raised."""
+        job = self._job
+        ended: Exit | BadRequestError = BadRequestError("the program did not run")
+        with closing(Log(logfile)) as printed:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._emit_progress)
+                try:
                     ended = await program.run(
                         job.command,
-                        cwd=place / "tree",
+                        cwd=cwd,
                         extra={
                             **self._device.environment(),
                             "TRAIN_SECONDS": f"{job.budget_seconds:g}",
@@ -85,14 +101,10 @@ class Attempt:
                         on_output=self._receive,
                         limit_seconds=job.startup_seconds + _SLACK * job.budget_seconds,
                     )
-                    tasks.cancel_scope.cancel()
-            finally:
-                printed.close()
-            self._output.end()
-            kept = await self._keep_log(logfile)
-            return self._report(ended, kept, time.monotonic() - started)
-        finally:
-            logfile.unlink(missing_ok=True)
+                except BadRequestError as error:
+                    ended = error
+                tasks.cancel_scope.cancel()
+        return ended
 
     # --- while it runs -------------------------------------------------------------------------
 
@@ -132,16 +144,18 @@ class Attempt:
 
     # --- how it ended --------------------------------------------------------------------------
 
-    def _report(self, ended: Exit, kept: str | None, seconds: float) -> ExperimentFinished:
-        finished = ExperimentFinished(
+    def _finished(self, kept: str | None, started: float) -> ExperimentFinished:
+        return ExperimentFinished(
             experiment_id=self.experiment,
             tag=self._job.tag,
             attempt=self.number,
             gpu_id=self._slot,
             outcome="success",
             log=kept,
-            wall_seconds=round(seconds, 3),
+            wall_seconds=round(time.monotonic() - started, 3),
         )
+
+    def _judge(self, ended: Exit, finished: ExperimentFinished) -> ExperimentFinished:
         tail = "\n".join(self._output.tail)
         if ended.ended == "timeout":
             why = f"killed after {ended.seconds:.0f} s: the limit is startup and 3 × the budget"

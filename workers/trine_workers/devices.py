@@ -45,7 +45,7 @@ def gpus() -> list[Device]:
         found = []
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            memory = pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**20
+            memory = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total) / 2**20
             uuid = _text(pynvml.nvmlDeviceGetUUID(handle))
             found.append(Device(index, _text(pynvml.nvmlDeviceGetName(handle)), memory, uuid))
         return found

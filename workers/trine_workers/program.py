@@ -108,11 +108,12 @@ async def run(
     """
     scratch = cwd / ".tmp"
     scratch.mkdir(exist_ok=True)
+    words = arguments(command)
     started = time.monotonic()
     reading, writing = os.pipe()
     try:
         process = subprocess.Popen(  # noqa: ASYNC220 - fork and exec take about a millisecond
-            arguments(command),
+            words,
             cwd=cwd,
             env=environment(extra, scratch),
             stdin=subprocess.DEVNULL,
