@@ -196,7 +196,7 @@ class Connection(Client):
             if future is not None:
                 if not future.done():
                     future.set_result(
-                        self._build_message(sid, subject, reply, data, parse_headers(headers))
+                        self._build_message(sid, subject, reply, data, wire.parse_headers(headers))
                     )
                 return
             callback = self._inboxes.get(token)
@@ -208,7 +208,7 @@ class Connection(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
             return
         try:
-            callback(self._build_message(sid, subject, reply, data, parse_headers(headers)))
+            callback(self._build_message(sid, subject, reply, data, wire.parse_headers(headers)))
         except Exception:  # a callback must not end the read loop of everybody
             log.exception("message_callback_failed", subject=subject.decode())
 
@@ -248,24 +248,6 @@ class Inbox:
 
 def _one_line(text: str) -> str:
     return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
-
-
-def parse_headers(raw: bytes) -> dict[str, str] | None:
-    """Return the headers, with an inline status as ``Status`` and ``Description``."""
-    if not raw:
-        return None
-    lines = raw.decode(errors="replace").split("\r\n")
-    headers: dict[str, str] = {}
-    status = lines[0][8:].strip()  # after "NATS/1.0"
-    if status:
-        headers[wire.STATUS], _, described = status.partition(" ")
-        if described:
-            headers[wire.DESCRIPTION] = described
-    for line in lines[1:]:
-        name, colon, text = line.partition(":")
-        if colon:
-            headers[name] = text.strip()
-    return headers
 
 
 @asynccontextmanager
@@ -316,4 +298,4 @@ async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterato
         await connection.close()
 
 
-__all__ = ["Connection", "Inbox", "Listener", "Msg", "connect", "parse_headers"]
+__all__ = ["Connection", "Inbox", "Listener", "Msg", "connect"]

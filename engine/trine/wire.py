@@ -179,6 +179,24 @@ def loads(payload: bytes) -> Any:
     return json.loads(payload)
 
 
+def parse_headers(raw: bytes) -> dict[str, str] | None:
+    """Return the headers, with an inline status as ``Status`` and ``Description``."""
+    if not raw:
+        return None
+    lines = raw.decode(errors="replace").split("\r\n")
+    headers: dict[str, str] = {}
+    status = lines[0][8:].strip()  # after "NATS/1.0"
+    if status:
+        headers[STATUS], _, described = status.partition(" ")
+        if described:
+            headers[DESCRIPTION] = described
+    for line in lines[1:]:
+        name, colon, text = line.partition(":")
+        if colon:
+            headers[name] = text.strip()
+    return headers
+
+
 def encode_error(error: BaseException) -> tuple[dict[str, str], bytes]:
     """Return headers and body of a failed reply; an unknown exception shows its type and text."""
     if not isinstance(error, TrineError):

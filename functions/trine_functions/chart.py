@@ -290,13 +290,9 @@ def _shorter(text: str) -> list[str]:
     if " = " in text:  # of a constant the value and the end of its name tell most
         return [text, *("…" + text[-length:] for length in (20, 13) if len(text) > length + 2)]
     cuts = [text[:length] for length in (24, 14) if len(text) > length + 2]
-    at_words = [cut[: cut.rfind(" ")] if " " in cut[8:] else cut for cut in cuts]
-    return [text, *(cut.rstrip(" ,:→") + "…" for cut in at_words)]
+    return [text, *(cut.rstrip(" ,:→") + "…" for cut in cuts)]
 
 
 def _turned(x: float, y: float, *, back: bool = False) -> tuple[float, float]:
-    tilt = _TILT if back else -_TILT
-    return (
-        x * math.cos(tilt) - y * math.sin(tilt),
-        x * math.sin(tilt) + y * math.cos(tilt),
-    )
+    cos, sin = math.cos(_TILT), math.sin(_TILT if back else -_TILT)
+    return x * cos - y * sin, x * sin + y * cos

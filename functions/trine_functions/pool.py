@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 from trine import App, Context, Retry, wire
 from trine.errors import BadRequestError, NotFoundError
+from trine_functions.conclude import conclude
 from trine_functions.contracts import Experiment, Gpu, experiments, gpu_pool, now
-from trine_functions.ledger import conclude
 from trine_triggers import Cron, Http, Key, KeyChange
 
 app = App("pool")

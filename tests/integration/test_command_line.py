@@ -119,7 +119,7 @@ async def test_state_is_set_read_listed_followed_and_removed(trine, serve):
         assert json.loads(out) == {"mar.a": {"v": 1}, "mar.b": 2}
         code, out, _ = await trine.run("state", "ls", "best")
         assert out.splitlines() == ['mar.a\t{"v": 1}', "mar.b\t2"]
-        async with trine.start("state", "watch", "best") as watch:
+        async with trine.start("state", "watch", "best", "--json") as watch:
             assert (await watch.line())["key"] == "mar.a"
             assert (await watch.line())["value"] == 2
             assert (await trine.run("state", "rm", "best", "mar.a"))[0] == 0

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -128,3 +129,32 @@ def test_a_target_that_does_not_exist_is_one_line(place: Path) -> None:
     assert out.strip() == (
         "error: no target 'nowhere': neither a directory nor one of: nanolm (not_found)"
     )
+
+
+def test_without_torch_the_extra_to_install_is_named(place: Path) -> None:
+    source = "import sys; sys.modules['torch'] = None; from trine.cli import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", source, "loop", "start", *ARGUMENTS],
+        cwd=place,
+        env=environment(place),
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert ended.returncode == 1
+    assert "pip install 'trine[gpu]'" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_names_the_option(place: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        program = start(place, "start", "--target", "quick", *ARGUMENTS[:-1], port)
+        out, _ = program.communicate(timeout=20)
+    assert program.returncode == 1
+    assert out.strip() == (
+        f"error: port {port} on 127.0.0.1 is taken: choose another with --port (address_in_use)"
+    )
+    assert processes_of(place) == []

@@ -92,7 +92,7 @@ class Attempt:
                         job.command,
                         cwd=cwd,
                         extra={
-                            **self._device.environment(),
+                            **self._device.environment(self._cache),
                             "TRAIN_SECONDS": f"{job.budget_seconds:g}",
                             "TRINE_EXPERIMENT": job.experiment_id,
                             "TRINE_ATTEMPT": str(self.number),

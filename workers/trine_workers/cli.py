@@ -1,6 +1,7 @@
 """``trine worker``: train what the queue holds, on the devices of this host."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from typing import Any
@@ -34,6 +35,7 @@ log = structlog.get_logger("trine")
 @click.option("--requirement", default="any", show_default=True, help="The jobs to take.")
 @click.option("--drain-seconds", default=0.0, show_default=True, help="For a run to end.")
 @click.option("--quiet", is_flag=True, help="Do not say where it trains.")
+@options.as_json
 def worker(
     kind: str,
     devices: str,
@@ -41,6 +43,7 @@ def worker(
     requirement: str,
     drain_seconds: float,
     quiet: bool,
+    as_json: bool,
     **flags: Any,
 ) -> None:
     """Train experiments: one process per device and slot, on GPUs, else on the CPU.
@@ -55,12 +58,14 @@ def worker(
     if importlib.util.find_spec("torch") is None:
         log.warning("torch_missing", do="pip install 'trine[gpu]' for targets that need torch")
     if len(places) == 1:
-        options.run(lambda: _one(settings, places[0], requirement, drain_seconds))
+        options.run(lambda: _one(settings, places[0], requirement, drain_seconds, as_json))
     else:
-        options.run(lambda: _many(settings, places, requirement, drain_seconds))
+        options.run(lambda: _many(settings, places, requirement, drain_seconds, as_json))
 
 
-async def _one(settings: Settings, device: Device, requirement: str, drain_seconds: float) -> None:
+async def _one(
+    settings: Settings, device: Device, requirement: str, drain_seconds: float, as_json: bool
+) -> None:
     """Be the process of one slot."""
     url = settings.nats or discovery.server_url(settings.store)
     name = worker_id()
@@ -72,13 +77,15 @@ async def _one(settings: Settings, device: Device, requirement: str, drain_secon
         slot = Slot(client, device, name, cache_root(), requirement)
         await tasks.start(slot.run, stopping)
         log.info("training", slot=slot.id, device=device.name, worker=name)
+        if as_json:
+            click.echo(json.dumps({"slot": slot.id, "device": device.name, "worker": name}))
         await until_signal()
         stopping.set()
         tasks.cancel_scope.deadline = anyio.current_time() + max(0.05, drain_seconds)
 
 
 async def _many(
-    settings: Settings, places: list[Device], requirement: str, drain_seconds: float
+    settings: Settings, places: list[Device], requirement: str, drain_seconds: float, as_json: bool
 ) -> None:
     """Start a process for each slot, and start it again when it dies."""
     url = settings.nats or discovery.server_url(settings.store)
@@ -91,6 +98,7 @@ async def _many(
                 *("--log-level", settings.log_level),
                 *("--devices", device.uuid or "cpu", "--requirement", requirement),
                 *("--drain-seconds", str(drain_seconds)),
+                *(["--json"] if as_json else []),
             ],
             start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl

@@ -1,7 +1,9 @@
 """The devices of this host: GPUs through NVML, else the CPU."""
 
+import re
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 
 from trine.errors import BadRequestError
 
@@ -24,10 +26,18 @@ class Device:
         host = socket.gethostname().split(".")[0]
         return f"{host}-{self.uuid}-{number}" if self.uuid else f"{host}-cpu-{number}"
 
-    def environment(self) -> dict[str, str]:
-        """What a program must see so that it uses this device and no other."""
+    def environment(self, cache: Path) -> dict[str, str]:
+        """What a program must see so that it uses this device and no other.
+
+        What is compiled for a kind of GPU is kept below *cache*, for the next run.
+        """
         if self.uuid:
-            return {"CUDA_VISIBLE_DEVICES": self.uuid}
+            compiled = cache / "compiled" / re.sub(r"[^A-Za-z0-9]+", "-", self.name)
+            return {
+                "CUDA_VISIBLE_DEVICES": self.uuid,
+                "TORCHINDUCTOR_CACHE_DIR": str(compiled / "inductor"),
+                "TRITON_CACHE_DIR": str(compiled / "triton"),
+            }
         return {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 

@@ -8,6 +8,7 @@ import click
 
 from trine import Scope
 from trine.cli import options
+from trine.cli.call import show
 from trine.client import Client
 from trine.errors import InvalidInputError, UsageError
 from trine.state import Gone, Store
@@ -31,11 +32,19 @@ def _store(client: Client, scope: str) -> Store[Any]:
 @click.argument("scope")
 @click.argument("key")
 @options.connection
-def get(scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None) -> None:
+@options.as_json
+def get(
+    scope: str,
+    key: str,
+    as_json: bool,
+    nats: str | None,
+    namespace: str | None,
+    store: Path | None,
+) -> None:
     """Print the value of KEY."""
 
     async def main(client: Client) -> None:
-        click.echo(json.dumps((await _store(client, scope).get(key)).value))
+        show((await _store(client, scope).get(key)).value, one_line=as_json)
 
     options.with_client(main, nats, namespace, store)
 
@@ -71,8 +80,15 @@ def ls(
 @click.argument("key")
 @click.argument("value")
 @options.connection
+@options.as_json
 def put(
-    scope: str, key: str, value: str, nats: str | None, namespace: str | None, store: Path | None
+    scope: str,
+    key: str,
+    value: str,
+    as_json: bool,
+    nats: str | None,
+    namespace: str | None,
+    store: Path | None,
 ) -> None:
     """Write VALUE, which is JSON, to KEY."""
     try:
@@ -83,6 +99,8 @@ def put(
     async def main(client: Client) -> None:
         await _refuse_recorded(client, scope)
         await _store(client, scope).put(key, parsed)
+        if as_json:
+            click.echo(json.dumps({"key": key, "value": parsed}))
 
     options.with_client(main, nats, namespace, store)
 
@@ -91,12 +109,22 @@ def put(
 @click.argument("scope")
 @click.argument("key")
 @options.connection
-def rm(scope: str, key: str, nats: str | None, namespace: str | None, store: Path | None) -> None:
+@options.as_json
+def rm(
+    scope: str,
+    key: str,
+    as_json: bool,
+    nats: str | None,
+    namespace: str | None,
+    store: Path | None,
+) -> None:
     """Delete KEY."""
 
     async def main(client: Client) -> None:
         await _refuse_recorded(client, scope)
         await _store(client, scope).delete(key)
+        if as_json:
+            click.echo(json.dumps({"key": key, "value": None}))
 
     options.with_client(main, nats, namespace, store)
 
@@ -105,22 +133,29 @@ def rm(scope: str, key: str, nats: str | None, namespace: str | None, store: Pat
 @click.argument("scope")
 @click.argument("prefix", default="")
 @options.connection
+@options.as_json
 def watch(
-    scope: str, prefix: str, nats: str | None, namespace: str | None, store: Path | None
+    scope: str,
+    prefix: str,
+    as_json: bool,
+    nats: str | None,
+    namespace: str | None,
+    store: Path | None,
 ) -> None:
-    """Print a line of JSON for every key, then for every change, until Ctrl-C."""
+    """Print a line for every key, then for every change, until Ctrl-C; without a value: gone."""
 
     async def main(client: Client) -> None:
         async for entry in _store(client, scope).watch(prefix):
             value = None if isinstance(entry, Gone) else entry.value
             line = {"key": entry.key, "value": value, "revision": entry.revision}
-            click.echo(json.dumps(line))
+            text = "" if isinstance(entry, Gone) else json.dumps(value)
+            click.echo(json.dumps(line) if as_json else f"{entry.key}\t{text}")
 
     options.with_client(main, nats, namespace, store)
 
 
 async def _refuse_recorded(client: Client, scope: str) -> None:
     names = client.bus.names
-    pattern = names.relayed(names.event("changed", f"{scope}.>", "x").removesuffix(".x"))
-    if await client.bus.subjects(names.record, pattern):
+    pattern = names.event("changed", f"{scope}.>", "x").removesuffix(".x")
+    if await client.bus.subjects(names.events, pattern):
         raise UsageError(f"scope {scope!r} records its changes: call its functions instead")

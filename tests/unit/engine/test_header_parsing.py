@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trine.connection import _one_line, parse_headers
+from trine.connection import _one_line
+from trine.wire import parse_headers
 
 names = st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,20}", fullmatch=True).filter(
     lambda name: name not in ("Status", "Description")

@@ -105,4 +105,7 @@ def test_two_hosts_never_share_the_id_of_a_slot() -> None:
     one = devices.Device(0, "H200", 143_000, "GPU-1")
     assert "GPU-1" in one.slot_id(0)
     assert one.slot_id(0) != one.slot_id(1)
-    assert one.environment() == {"CUDA_VISIBLE_DEVICES": "GPU-1"}
+    other = devices.Device(1, "H200", 143_000, "GPU-2")
+    seen, seen_other = one.environment(Path("c")), other.environment(Path("c"))
+    assert seen["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    assert seen["TORCHINDUCTOR_CACHE_DIR"] == seen_other["TORCHINDUCTOR_CACHE_DIR"]
