@@ -30,6 +30,7 @@ _API_SECONDS = 5.0
 _MULTI_LIMIT = 1000  # the server refuses more than 1,024 subjects in one multi-get
 _BATCHES_IN_FLIGHT = 16  # the server refuses the 51st open batch of a stream
 _BATCH_LIMIT = 1000
+_FULL = (10023, 10028, 10047, 10051, 10077)  # the server's codes for a full store
 
 
 class Message(NamedTuple):
@@ -87,7 +88,9 @@ class Bus:
             raise UnavailableError(f"nobody answers on {subject}", subject=subject) from error
         except nats_errors.TimeoutError as error:
             raise UnavailableError(
-                f"no answer on {subject} within {timeout:g} s", subject=subject
+                f"no answer on {subject} within {timeout:g} s:"
+                " the server is away, or cannot write (is its disk full?)",
+                subject=subject,
             ) from error
         except nats_errors.Error as error:
             raise UnavailableError(f"NATS: {error!r}") from error
@@ -222,20 +225,23 @@ def _checked(reply: dict[str, Any]) -> dict[str, Any]:
     error = reply.get("error")
     if not error:
         return reply
-    code = error.get("err_code", 0)
-    text = error.get("description", "")
+    raise error_of(error.get("err_code", 0), error.get("code", 0), error.get("description", ""))
+
+
+def error_of(code: int, status: int, text: str) -> TrineError:
+    """Return our error for one of JetStream's, by its own code and its HTTP-like status."""
     if code in (10071, 10164):  # single server, replicated stream
-        raise WriteConflictError("somebody else wrote first", server=text)
+        return WriteConflictError("somebody else wrote first", server=text)
     if code == 10201:
-        raise ConflictError("a message with this id is stored already", server=text)
+        return ConflictError("a message with this id is stored already", server=text)
     if code == 10210:
-        raise _BusyError(text)
-    if code in (10023, 10028, 10047, 10077) or "no space" in text or "insufficient" in text:
-        raise StorageFullError(
+        return _BusyError(text)
+    if code in _FULL or "no space" in text or "insufficient" in text:
+        return StorageFullError(
             f"the NATS server cannot store more ({text}):"
             " free disk space or raise its limit, then repeat",
             server=text,
         )
-    if error.get("code") == 404:
-        raise UnavailableError(f"JetStream: {text}", server=text, err_code=code)
-    raise InternalError(f"JetStream: {text} ({code})", err_code=code)
+    if status == 404:
+        return UnavailableError(f"JetStream: {text}", server=text, err_code=code)
+    return InternalError(f"JetStream: {text} ({code})", err_code=code)

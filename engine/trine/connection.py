@@ -17,7 +17,7 @@ from nats import errors as nats_errors
 from nats.aio.client import PING_PROTO, Client
 from nats.aio.msg import Msg
 
-from trine import wire
+from trine import discovery, wire
 from trine.errors import TooLargeError, UnavailableError
 
 log = structlog.get_logger("trine")
@@ -285,9 +285,8 @@ async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterato
             )
     except (TimeoutError, OSError, nats_errors.Error) as error:
         why = last[0] if last else error
-        raise UnavailableError(
-            f"cannot reach NATS at {url}: {str(why) or type(why).__name__}", url=url
-        ) from error
+        place = discovery.shown(url)
+        raise UnavailableError(f"cannot reach NATS at {place}: {str(why) or repr(why)}") from error
     try:
         yield connection
     finally:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,11 @@ def read_note(store: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError):
         return None
     return facts
+
+
+def shown(url: str) -> str:
+    """Return *url* as it may be printed and logged: without credentials."""
+    return re.sub(r"(?<=://)[^@/,]*@", "", url)
 
 
 def server_url(store: Path | None = None) -> str:

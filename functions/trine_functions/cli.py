@@ -224,7 +224,8 @@ async def _system(
     async with running(settings, installed(), workers=[program]) as system:
         where = "GPUs" if _on_gpu(devices) else f"the CPU, {workers} workers (no GPU is used)"
         console.print(
-            f"NATS {system.nats} · HTTP {', '.join(system.http)} · training on {where}",
+            f"NATS {discovery.shown(system.nats)} · HTTP {', '.join(system.http)}"
+            f" · training on {where}",
             soft_wrap=True,
         )
         yield system.client

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from trine import App, Context, Retry, Transaction
-from trine.errors import BadRequestError, ConflictError, NotFoundError
+from trine.errors import BadRequestError, ConflictError, NotFoundError, WriteConflictError
 from trine_functions import knobs, trees
 from trine_functions.contracts import (
     Experiment,
@@ -24,6 +24,7 @@ from trine_triggers import Event, Http
 app = App("loop")
 
 _RETRY = Retry(attempts=40)
+_LOOKS = 1000  # at most so many proposals and fresh looks in one step
 
 
 class Start(BaseModel):
@@ -61,7 +62,7 @@ async def step(ctx: Context, request: ByTag) -> LoopState | None:
 
 
 async def _advance(ctx: Context, name: str) -> LoopState:
-    while True:
+    for _ in range(_LOOKS):
         tag = await known_tag(ctx.client, name)
         found = await of_tag(ctx.client, name)
         async with ctx.transaction() as tx:
@@ -89,6 +90,7 @@ async def _advance(ctx: Context, name: str) -> LoopState:
                 update={"reason": f"{proposal.description}: {proposal.reason}"}
             )
             tx.put(loops, name, state)
+    raise WriteConflictError(f"tag {name!r} changes too fast to decide on it")
 
 
 def _end(tx: Transaction, state: LoopState, reason: str) -> LoopState:

@@ -1,19 +1,15 @@
-"""What happens when the server can store no more: by its limit, and on a disk that is full."""
+"""What happens when the server can store no more."""
 
-import os
-import signal
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import anyio
 import pytest
 
 from trine import Client, EventModel, Scope, streams
-from trine.embedded import nats_server, server_program
-from trine.errors import StorageFullError, TrineError, UnavailableError
+from trine.embedded import nats_server
+from trine.errors import StorageFullError, TrineError
 
 pytestmark = pytest.mark.anyio
 LIMIT_MB = 4
@@ -98,65 +94,3 @@ async def test_a_full_store_keeps_what_it_has_and_goes_on_when_there_is_room(
         assert (await store.get("a")).value == "1"
     async with limited(tmp_path / "store") as client:
         assert len(await client.state(values).entries()) == written - 10 + 3
-
-
-# --- a disk that is really full ------------------------------------------------------------------
-
-# A server on a small disk of its own; when it is ended it comes back, and the disk has grown.
-SMALL_DISK = """
-mount -t tmpfs -o size=8m none "$1" || exit 1
-"$0" -c "$2"
-mount -o remount,size=64m none "$1"
-"$0" -c "$2"
-"""
-
-
-def may_mount() -> bool:
-    tried = subprocess.run(
-        ["unshare", "-Urm", "sh", "-c", "mount -t tmpfs none /mnt"], capture_output=True
-    )
-    return tried.returncode == 0
-
-
-async def reach(url: str) -> None:
-    """Wait until a server accepts connections on *url*."""
-    with anyio.fail_after(15):
-        while True:
-            try:
-                async with Client.connect(url):
-                    return
-            except UnavailableError:
-                await anyio.sleep(0.02)
-
-
-@pytest.mark.skipif(not may_mount(), reason="this system lets no user mount a small disk")
-async def test_what_was_acknowledged_survives_a_disk_that_is_really_full(
-    tmp_path: Path, own_server: Any
-) -> None:
-    own_server.kill()  # its port is what is wanted
-    disk, config, pid = tmp_path / "disk", tmp_path / "nats.conf", tmp_path / "pid"
-    disk.mkdir()
-    config.write_text(
-        f'listen: 127.0.0.1:{own_server.port}\npid_file: "{pid}"\n'
-        f'jetstream {{ store_dir: "{disk}", max_file_store: 1GB, sync_interval: 100ms }}\n'
-    )
-    shell = ["unshare", "-Urm", "--kill-child", "sh", "-c", SMALL_DISK]
-    process = subprocess.Popen([*shell, server_program(), disk, config], stderr=subprocess.DEVNULL)
-    try:
-        await reach(own_server.url)
-        async with Client.connect(own_server.url, namespace="t") as client:
-            await streams.ensure(client.bus)
-            written = await fill(client)
-            assert 20 < written < 90
-            assert (await client.state(values).get("k.3")).value == PIECE
-            os.kill(int(pid.read_text()), signal.SIGTERM)
-        await reach(own_server.url)
-        async with Client.connect(own_server.url, namespace="t") as client:
-            await streams.ensure(client.bus)
-            keys = {entry.key for entry in await client.state(values).entries()}
-            assert keys >= {f"k.{n}" for n in range(written)}
-            for write in WRITES.values():
-                await write(client)
-    finally:
-        process.kill()
-        process.wait()

@@ -79,7 +79,8 @@ class Cron(Trigger):
         await self._arm(ctx, target)
 
         async def handle(delivery: Delivery) -> None:
-            if time.time() - delivery.timestamp > _LATE_SECONDS:
+            late = time.time() - delivery.timestamp > _LATE_SECONDS
+            if late and delivery.attempt == 1:  # nobody was there; a killed replica's comes again
                 latest = await bus.last(bus.names.events, target)
                 overtaken = latest is not None and latest.sequence > delivery.sequence
                 if self.catch_up == "none" or overtaken:

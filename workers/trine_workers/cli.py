@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,7 @@ import anyio
 import click
 import structlog
 
-from trine import Client, discovery
+from trine import Client, discovery, streams
 from trine.cli import options
 from trine.cli.up import until_signal
 from trine.embedded import die_with_parent
@@ -74,6 +75,7 @@ async def _one(
         Client.connect(url, namespace=settings.namespace, name="trine-worker") as client,
         anyio.create_task_group() as tasks,
     ):
+        await streams.ensure(client.bus)  # the engine may not have run yet
         slot = Slot(client, device, name, cache_root(), requirement)
         await tasks.start(slot.run, stopping)
         log.info("training", slot=slot.id, device=device.name, worker=name)
@@ -94,12 +96,13 @@ async def _many(
         return subprocess.Popen(
             [
                 *(sys.executable, "-m", "trine", "worker", "gpu", "--quiet"),
-                *("--nats", url, "--namespace", settings.namespace),
+                *("--namespace", settings.namespace),
                 *("--log-level", settings.log_level),
                 *("--devices", device.uuid or "cpu", "--requirement", requirement),
                 *("--drain-seconds", str(drain_seconds)),
                 *(["--json"] if as_json else []),
             ],
+            env={**os.environ, "TRINE_NATS": url},  # not an argument: it may hold a password
             start_new_session=True,
             preexec_fn=die_with_parent,  # noqa: PLW1509 - one prctl
         )

@@ -121,11 +121,18 @@ class Slot:
                 await self._lease.renew()
             except WriteConflictError:
                 log.warning("slot_lease_lost", slot=self.id)
-                if await self._lease.take() and self._attempt is not None:
-                    await self._check(self._attempt)
-                    await self._announce("training", self._attempt.experiment)
+                with contextlib.suppress(TrineError):
+                    await self._return()
             except TrineError as error:
                 log.warning("slot_lease_not_renewed", slot=self.id, error=error.message)
+
+    async def _return(self) -> None:
+        """Come back after an absence: under the same number, or another where that was taken."""
+        if not await self._lease.take():
+            await self._enter()
+        if self._attempt is not None:
+            await self._check(self._attempt)
+            await self._announce("training", self._attempt.experiment)
 
     async def _check(self, attempt: Attempt) -> None:
         """End an attempt whose experiment another worker has by now."""

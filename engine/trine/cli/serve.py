@@ -35,7 +35,7 @@ def serve(apps: tuple[str, ...], drain_seconds: float, as_json: bool, **flags: A
             worker = Worker(client, served)
             await tasks.start(worker.run)
             functions = sorted(name for app in served for name in app.functions)
-            facts = {"worker": worker.id, "nats": url, "functions": functions}
+            facts = {"worker": worker.id, "nats": discovery.shown(url), "functions": functions}
             click.echo(json.dumps(facts) if as_json else f"serving {', '.join(functions)}")
             await until_signal()
             worker.stop()

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import click
 
+from trine import discovery
 from trine.app import installed, load
 from trine.cli import options
 from trine.system import running
@@ -43,11 +44,12 @@ def up(apps: tuple[str, ...], workers: str, as_json: bool, **flags: Any) -> None
     async def main() -> None:
         programs = worker_programs(workers)
         async with running(settings, served, workers=programs) as system:
-            facts = {"nats": system.nats, "http": system.http, "workers": len(programs)}
+            nats = discovery.shown(system.nats)
+            facts = {"nats": nats, "http": system.http, "workers": len(programs)}
             if as_json:
                 click.echo(json.dumps(facts))
             else:
-                click.echo(f"NATS   {system.nats}   (data in {settings.store})")
+                click.echo(f"NATS   {nats}   (data in {settings.store})")
                 for url in system.http:
                     click.echo(f"HTTP   {url}   ({url}/openapi.json)")
                 click.echo("Ready. Ctrl-C ends it.")

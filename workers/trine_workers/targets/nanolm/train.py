@@ -1,3 +1,4 @@
+# Longer than 300 lines: knobs, model, optimizer and loop stand in the one file that may be edited.
 """Train a small GPT on bytes for a fixed time; what lowers val_bpb is kept. The one file to edit.
 
     python train.py                     # 300 seconds of training, on a GPU where there is one
@@ -6,7 +7,6 @@
 A knob is an upper-case constant whose comment states its category and range (see program.md).
 The values are karpathy/autoresearch's, meant for a GPU; scaled_for_cpu() derives a small model.
 """
-# Longer than 300 lines: knobs, model, optimizer and loop stand in the one file that may be edited.
 # ruff: noqa: E402 -- the clock starts before the imports, which are most of a start
 
 import time
