@@ -145,14 +145,12 @@ def resume(
 def _verb(name: str, doc: str) -> None:
     @loop.command(name=name, help=doc)
     @click.argument("tag", required=False)
-    @options.connection
+    @options.place
     @options.as_json
     def command(
         tag: str | None,
         as_json: bool,
-        nats: str | None,
-        namespace: str | None,
-        store: Path | None,
+        place: options.Place,
     ) -> None:
         async def main(client: Client) -> None:
             state = await _find(client, tag, ended=name == "status")
@@ -163,7 +161,7 @@ def _verb(name: str, doc: str) -> None:
             for key, value in said.items():
                 click.echo(f"{key:<12} {value if isinstance(value, str) else json.dumps(value)}")
 
-        options.with_client(main, nats, namespace, store)
+        options.with_client(main, place)
 
 
 _verb("status", "Say what a loop does, why, and what remains: TAG, or the latest.")

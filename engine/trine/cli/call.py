@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ from trine.errors import InvalidInputError
 @click.command()
 @click.argument("function")
 @click.argument("payload", nargs=-1, metavar="[KEY=VALUE... | JSON | -]")
-@options.connection
+@options.place
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait.")
 @click.option("--stream", is_flag=True, help="For a streaming function: a line of JSON an item.")
 @click.option("--send", is_flag=True, help="Enqueue a durable call and print the job's id.")
@@ -27,9 +26,7 @@ def call(
     stream: bool,
     send: bool,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """Call FUNCTION and print its output.
 
@@ -47,7 +44,7 @@ def call(
         else:
             show(await client.call(function, value, timeout=timeout), one_line=as_json)
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 def show(value: Any, *, one_line: bool) -> None:

@@ -31,11 +31,11 @@ class Check:
 
 
 @click.command()
-@options.connection
+@options.place
 @options.as_json
-def doctor(nats: str | None, namespace: str | None, store: Path | None, as_json: bool) -> None:
+def doctor(place: options.Place, as_json: bool) -> None:
     """Check Python, the server, the store, and what training needs; exit 1 if one is wrong."""
-    settings = options.settings(nats=nats, namespace=namespace, store=store, log_level="error")
+    settings = options.settings(**asdict(place), log_level="error")
     checks = [_python(), _server(), _disk(settings.store), _torch(), _gpu()]
 
     async def main() -> list[Check]:

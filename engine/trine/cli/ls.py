@@ -2,7 +2,6 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,16 +15,14 @@ _WHAT = ["functions", "triggers", "workers", "jobs"]
 
 @click.command()
 @click.argument("what", type=click.Choice(_WHAT), default="functions")
-@options.connection
+@options.place
 @click.option("--schema", is_flag=True, help="With the schemas of input and output.")
 @options.as_json
 def ls(
     what: str,
     schema: bool,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """List the functions, triggers or workers that are there now, or the jobs that wait."""
 
@@ -38,7 +35,7 @@ def ls(
         else:
             _table(rows)
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 async def _rows(client: Client, what: str, full: bool) -> list[dict[str, Any]]:

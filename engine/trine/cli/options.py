@@ -1,6 +1,8 @@
 """Options that several commands share, and how a command runs."""
 
+import functools
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,6 +33,25 @@ def connection(command: Callable[..., T]) -> Callable[..., T]:
     return command
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the system is that a command talks to, as its options say."""
+
+    nats: str | None
+    namespace: str | None
+    store: Path | None
+
+
+def place(command: Callable[..., T]) -> Callable[..., T]:
+    """Add the same options, and hand them to the command as ``place``."""
+
+    @functools.wraps(command)
+    def with_place(nats: str | None, namespace: str | None, store: Path | None, **rest: Any) -> T:
+        return command(place=Place(nats, namespace, store), **rest)
+
+    return connection(with_place)
+
+
 def settings(**flags: Any) -> Settings:
     """Read the environment and the flags, and set up logging by them."""
     loaded = Settings.load(**flags)
@@ -43,16 +64,11 @@ def run(main: Callable[[], Awaitable[T]]) -> T:
     return anyio.run(main, backend_options={"use_uvloop": True})
 
 
-def with_client(
-    main: Callable[[Client], Awaitable[T]],
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
-) -> T:
-    """Run *main* with a client of the system that the options name."""
+def with_client(main: Callable[[Client], Awaitable[T]], place: Place) -> T:
+    """Run *main* with a client of the system at *place*."""
     from trine import discovery
 
-    flags = settings(nats=nats, namespace=namespace, store=store, log_level="warning")
+    flags = settings(**asdict(place), log_level="warning")
 
     async def connected() -> T:
         url = flags.nats or discovery.server_url(flags.store)

@@ -1,7 +1,6 @@
 """``trine state``: read, write and follow typed state as JSON."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -31,36 +30,32 @@ def _store(client: Client, scope: str) -> Store[Any]:
 @state.command()
 @click.argument("scope")
 @click.argument("key")
-@options.connection
+@options.place
 @options.as_json
 def get(
     scope: str,
     key: str,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """Print the value of KEY."""
 
     async def main(client: Client) -> None:
         show((await _store(client, scope).get(key)).value, one_line=as_json)
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 @state.command()
 @click.argument("scope")
 @click.argument("prefix", default="")
-@options.connection
+@options.place
 @options.as_json
 def ls(
     scope: str,
     prefix: str,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """List keys and values, all or those below PREFIX."""
 
@@ -72,23 +67,21 @@ def ls(
         for entry in entries:
             click.echo(f"{entry.key}\t{json.dumps(entry.value)}")
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 @state.command(name="set")
 @click.argument("scope")
 @click.argument("key")
 @click.argument("value")
-@options.connection
+@options.place
 @options.as_json
 def put(
     scope: str,
     key: str,
     value: str,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """Write VALUE, which is JSON, to KEY."""
     try:
@@ -102,21 +95,19 @@ def put(
         if as_json:
             click.echo(json.dumps({"key": key, "value": parsed}))
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 @state.command()
 @click.argument("scope")
 @click.argument("key")
-@options.connection
+@options.place
 @options.as_json
 def rm(
     scope: str,
     key: str,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """Delete KEY."""
 
@@ -126,21 +117,19 @@ def rm(
         if as_json:
             click.echo(json.dumps({"key": key, "value": None}))
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 @state.command()
 @click.argument("scope")
 @click.argument("prefix", default="")
-@options.connection
+@options.place
 @options.as_json
 def watch(
     scope: str,
     prefix: str,
     as_json: bool,
-    nats: str | None,
-    namespace: str | None,
-    store: Path | None,
+    place: options.Place,
 ) -> None:
     """Print a line for every key, then for every change, until Ctrl-C; without a value: gone."""
 
@@ -151,7 +140,7 @@ def watch(
             text = "" if isinstance(entry, Gone) else json.dumps(value)
             click.echo(json.dumps(line) if as_json else f"{entry.key}\t{text}")
 
-    options.with_client(main, nats, namespace, store)
+    options.with_client(main, place)
 
 
 async def _refuse_recorded(client: Client, scope: str) -> None:
