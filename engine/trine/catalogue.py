@@ -1,8 +1,11 @@
 """Who serves what: every process announces itself; anybody can read or follow the list."""
 
 import hashlib
+import os
+import socket
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import anyio
@@ -13,6 +16,7 @@ from trine import leases, wire
 from trine.bus import Bus
 from trine.connection import Msg
 from trine.errors import TrineError
+from trine.leases import Lease
 
 PRESENCE_SECONDS = 15.0
 _DOCUMENT_TTL = "604800s"  # a week; written again at every start
@@ -53,7 +57,7 @@ class Document(BaseModel):
 
 
 class WorkerInfo(BaseModel):
-    """A process that serves functions, as its presence key says."""
+    """A process that serves functions, or trains, as its presence key says."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,6 +68,22 @@ class WorkerInfo(BaseModel):
     apps: list[str] = []
     document: str = ""  # hash of the `Document`
     version: str = ""
+
+
+def presence(
+    bus: Bus, id: str, *, apps: list[str], document: str = "", started_at: float | None = None
+) -> Lease:
+    """Return the lease by which this process says that it is there; to be kept while it is."""
+    info = WorkerInfo(
+        id=id,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started_at=time.time() if started_at is None else started_at,
+        apps=apps,
+        document=document,
+        version=version("trine"),
+    )
+    return Lease(bus, f"worker.{id}", info.model_dump_json().encode(), PRESENCE_SECONDS)
 
 
 async def publish(bus: Bus, document: Document) -> str:

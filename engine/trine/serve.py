@@ -19,7 +19,6 @@ from trine.connection import Listener, Msg
 from trine.endpoint import Endpoint
 from trine.errors import UsageError
 from trine.function import Function
-from trine.leases import Lease
 from trine.retry import Retry
 from trine.supervise import supervise
 from trine.trigger import Binding, TriggerContext
@@ -134,18 +133,13 @@ class Worker:
         document = catalogue.Document(
             functions=[self._info(one.function) for one in self._endpoints.values()]
         )
-        info = catalogue.WorkerInfo(
-            id=self.id,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            started_at=self._started_at,
+        lease = catalogue.presence(
+            self.client.bus,
+            self.id,
             apps=[app.name for app in self.apps],
             document=await catalogue.publish(self.client.bus, document),
-            version=version("trine"),
+            started_at=self._started_at,
         )
-        payload = info.model_dump_json().encode()
-        key = f"worker.{self.id}"
-        lease = Lease(self.client.bus, key, payload, catalogue.PRESENCE_SECONDS)
         scope = anyio.CancelScope()
 
         async def keep(*, task_status: TaskStatus[None]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from trine import catalogue
 from trine_functions.contracts import Experiment
 
 pytestmark = pytest.mark.anyio
@@ -26,7 +27,13 @@ def training(one: Experiment) -> bool:
 
 
 async def test_a_submitted_change_is_trained_and_recorded(lab: Any, trine: Any) -> None:
-    async with lab() as it, trine.start(*WORKER, TRINE_CACHE=str(trine.directory)):
+    async with (
+        lab() as it,
+        trine.start(*WORKER, "--json", TRINE_CACHE=str(trine.directory)) as program,
+    ):
+        said = await program.line()
+        present = {info.id: info.apps for info in await catalogue.workers(it.client.bus)}
+        assert present[said["worker"]] == [f"train on {said['slot']}"]
         tag = await it.tag("plain")
         one = await it.submit(tag, knobs={"LR": 0.01}, hypothesis="a smaller rate")
         record = await it.ended(one)

@@ -10,8 +10,9 @@ from typing import Any
 import anyio
 import click
 import structlog
+from anyio.abc import TaskStatus
 
-from trine import Client, discovery, streams
+from trine import Client, catalogue, discovery, streams
 from trine.cli import options
 from trine.cli.up import until_signal
 from trine.embedded import die_with_parent
@@ -77,7 +78,14 @@ async def _one(
     ):
         await streams.ensure(client.bus)  # the engine may not have run yet
         slot = Slot(client, device, name, cache_root(), requirement)
-        await tasks.start(slot.run, stopping)
+
+        async def train(*, task_status: TaskStatus[str]) -> None:
+            await slot.run(stopping, task_status=task_status)
+            tasks.cancel_scope.cancel()
+
+        await tasks.start(train)
+        present = catalogue.presence(client.bus, name, apps=[f"train on {slot.id}"])
+        await tasks.start(present.keep)
         log.info("training", slot=slot.id, device=device.name, worker=name)
         if as_json:
             click.echo(json.dumps({"slot": slot.id, "device": device.name, "worker": name}))
