@@ -106,6 +106,10 @@ class Names:
     def event(self, kind: str, key: str, event: str) -> str:
         return f"{self.namespace}.event.{kind}.{key}.{event}"
 
+    def events_below(self, prefix: str) -> str:
+        """The pattern of all events whose subject goes on after *prefix*."""
+        return f"{self.namespace}.event.{prefix}.>"
+
     def result(self, job: str) -> str:
         return f"{self.namespace}.result.{job}"
 

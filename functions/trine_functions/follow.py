@@ -22,9 +22,8 @@ async def follow(client: Client, state: LoopState, console: Console) -> LoopStat
     """Show experiments, progress and reasons until the loop has ended; return its last state."""
     tag = state.tag
     send, receive = anyio.create_memory_object_stream[Msg](math.inf)
-    names = client.bus.names
     listener = await client.bus.connection.listen(
-        names.event("experiment", ">", "")[:-1], send.send_nowait
+        client.bus.names.events_below("experiment"), send.send_nowait
     )
     try:
         with View(console, tag, state.experiments, state.parallel) as view:

@@ -145,6 +145,5 @@ def watch(
 
 async def _refuse_recorded(client: Client, scope: str) -> None:
     names = client.bus.names
-    pattern = names.event("changed", f"{scope}.>", "x").removesuffix(".x")
-    if await client.bus.subjects(names.events, pattern):
+    if await client.bus.subjects(names.events, names.events_below(f"changed.{scope}")):
         raise UsageError(f"scope {scope!r} records its changes: call its functions instead")
