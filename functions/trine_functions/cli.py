@@ -23,6 +23,7 @@ from trine.system import running
 from trine_functions import targets
 from trine_functions.contracts import LoopState, loops, tags
 from trine_functions.follow import follow, write_reports
+from trine_functions.loop import known_loop
 
 _DEFAULT = "nanolm"
 _CPU_BUDGET = 10.0
@@ -196,10 +197,7 @@ async def _new_tag(client: Client) -> str:
 async def _find(client: Client, tag: str | None, *, ended: bool) -> LoopState:
     """Return the loop of *tag*, or the one started last; with *ended* also one that has ended."""
     if tag is not None:
-        found = await client.state(loops).find(tag)
-        if found is None:
-            raise NotFoundError(f"tag {tag!r} has no loop", tag=tag)
-        return found.value
+        return await known_loop(client, tag)
     every = [entry.value for entry in await client.state(loops).entries()]
     chosen = [one for one in every if ended or one.status != "finished"]
     if not chosen:

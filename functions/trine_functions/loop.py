@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from trine import App, Context, Retry, Transaction
+from trine import App, Client, Context, Retry, Transaction
 from trine.errors import BadRequestError, ConflictError, NotFoundError, WriteConflictError
 from trine_functions import knobs, trees
 from trine_functions.contracts import (
@@ -63,18 +63,17 @@ async def step(ctx: Context, request: ByTag) -> LoopState | None:
 
 async def _advance(ctx: Context, name: str) -> LoopState:
     for _ in range(_LOOKS):
-        tag = await known_tag(ctx.client, name)
         found = await of_tag(ctx.client, name)
         async with ctx.transaction() as tx:
             state = await tx.get(loops, name)
             # The tag counts every experiment: if one was added since they were listed, the
             # transaction would decide on an old picture, so look again.
-            fresh = await tx.get(tags, name)
-            if fresh.total_experiments != len(found):
+            tag = await tx.get(tags, name)
+            if tag.total_experiments != len(found):
                 continue
             if state.status != "running":
                 return state
-            ours = [one for one in found if one.operator not in ("", "agent")]
+            ours = _proposed(found)
             flying = sum(one.status == "running" for one in ours)
             if len(ours) >= state.experiments and flying == 0:
                 return _end(tx, state, f"all {state.experiments} experiments are done")
@@ -91,6 +90,19 @@ async def _advance(ctx: Context, name: str) -> LoopState:
             )
             tx.put(loops, name, state)
     raise WriteConflictError(f"tag {name!r} changes too fast to decide on it")
+
+
+def _proposed(found: list[Experiment]) -> list[Experiment]:
+    """The experiments that a loop proposed, not an agent."""
+    return [one for one in found if one.operator not in ("", "agent")]
+
+
+async def known_loop(client: Client, tag: str) -> LoopState:
+    """Return the loop of *tag*; `NotFoundError` when it has none."""
+    entry = await client.state(loops).find(tag)
+    if entry is None:
+        raise NotFoundError(f"tag {tag!r} has no loop", tag=tag)
+    return entry.value
 
 
 def _end(tx: Transaction, state: LoopState, reason: str) -> LoopState:
@@ -140,10 +152,8 @@ async def _set(ctx: Context, tag: str, status: str, allowed: tuple[str, ...]) ->
         ended = now() if status == "stopped" else None
         return old.model_copy(update={"status": status, "ended_at": ended, "reason": status})
 
-    found = await ctx.state(loops).find(tag)
-    if found is None:
-        raise NotFoundError(f"tag {tag!r} has no loop", tag=tag)
-    return await ctx.state(loops).change(tag, found.value, change)
+    known = await known_loop(ctx.client, tag)
+    return await ctx.state(loops).change(tag, known, change)
 
 
 @app.on(Http("POST", "/api/loop/stop"))
@@ -174,10 +184,8 @@ async def resume(ctx: Context, request: Resume) -> LoopState:
         total = request.experiments or old.experiments
         return old.model_copy(update={"status": "running", "experiments": total, "ended_at": None})
 
-    found = await ctx.state(loops).find(request.tag)
-    if found is None:
-        raise NotFoundError(f"tag {request.tag!r} has no loop", tag=request.tag)
-    await ctx.state(loops).change(request.tag, found.value, change)
+    known = await known_loop(ctx.client, request.tag)
+    await ctx.state(loops).change(request.tag, known, change)
     return await _advance(ctx, request.tag)
 
 
@@ -185,18 +193,14 @@ async def resume(ctx: Context, request: Resume) -> LoopState:
 @app.function("loop.status")
 async def status(ctx: Context, request: ByTag) -> dict[str, Any]:
     """Return what the loop of a tag does, why, and what remains."""
-    found = await ctx.state(loops).find(request.tag)
-    if found is None:
-        raise NotFoundError(f"tag {request.tag!r} has no loop", tag=request.tag)
-    ours = [
-        one for one in await of_tag(ctx.client, request.tag) if one.operator not in ("", "agent")
-    ]
+    known = await known_loop(ctx.client, request.tag)
+    ours = _proposed(await of_tag(ctx.client, request.tag))
     running = [one for one in ours if one.status == "running"]
     return {
-        **found.value.model_dump(mode="json"),
+        **known.model_dump(mode="json"),
         "proposed": len(ours),
         "done": len(ours) - len(running),
-        "remaining": max(0, found.value.experiments - len(ours)) + len(running),
+        "remaining": max(0, known.experiments - len(ours)) + len(running),
         "in_flight": [
             {"experiment_id": one.id, "phase": one.phase, "hypothesis": one.hypothesis}
             for one in running

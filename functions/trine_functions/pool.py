@@ -98,7 +98,7 @@ class Acquire(BaseModel):
 @app.on(Http("POST", "/api/pool/acquire"))
 @app.function("pool.acquire", retry=_RETRY)
 async def acquire(ctx: Context, request: Acquire) -> dict[str, Any]:
-    """Lease an idle device for 900 s; any call that names the device renews the lease.
+    """Lease an idle device for 900 s; a heartbeat that names the device renews the lease.
 
     Devices of workers are not leased: they take submitted experiments by themselves.
     """

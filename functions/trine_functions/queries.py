@@ -37,6 +37,14 @@ async def known_tag(client: Client, tag: str) -> Tag:
     return entry.value
 
 
+async def known_experiment(client: Client, id: str) -> Experiment:
+    """Return the experiment; `NotFoundError` when there is none."""
+    entry = await client.state(experiments).find(id)
+    if entry is None:
+        raise NotFoundError(f"no experiment {id!r}", experiment_id=id)
+    return entry.value
+
+
 class ByTag(BaseModel):
     tag: TagName
 
@@ -97,9 +105,5 @@ class ById(BaseModel):
 @app.function("experiment.get")
 async def get(ctx: Context, request: ById) -> dict[str, Any]:
     """Return one experiment."""
-    found = await ctx.state(experiments).find(request.experiment_id)
-    if found is None:
-        raise NotFoundError(
-            f"no experiment {request.experiment_id!r}", experiment_id=request.experiment_id
-        )
-    return found.value.model_dump(mode="json")
+    found = await known_experiment(ctx.client, request.experiment_id)
+    return found.model_dump(mode="json")

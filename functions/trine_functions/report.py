@@ -8,20 +8,18 @@ import anyio.to_process
 from pydantic import BaseModel
 
 from trine import App, Context
-from trine.errors import NotFoundError
 from trine_functions import chart, page
 from trine_functions.contracts import (
     Experiment,
     Strategy,
     TagName,
     best,
-    experiments,
     gpu_pool,
     strategy,
     tags,
 )
 from trine_functions.outcome import Outcome, in_order_of_finish, label, one_line
-from trine_functions.queries import ByTag, known_tag, of_tag
+from trine_functions.queries import ByTag, known_experiment, known_tag, of_tag
 from trine_triggers import Http
 
 app = App("report")
@@ -107,8 +105,8 @@ class Pair(BaseModel):
 @app.function("report.diff")
 async def diff(ctx: Context, request: Pair) -> dict[str, Any]:
     """Compare two experiments: b minus a, null where one of them has no such number."""
-    a = await _experiment(ctx, request.experiment_a)
-    b = await _experiment(ctx, request.experiment_b)
+    a = await known_experiment(ctx.client, request.experiment_a)
+    b = await known_experiment(ctx.client, request.experiment_b)
     return {
         "a": a.model_dump(mode="json"),
         "b": b.model_dump(mode="json"),
@@ -116,13 +114,6 @@ async def diff(ctx: Context, request: Pair) -> dict[str, Any]:
         "delta_params_m": _minus(b.num_params_m, a.num_params_m),
         "delta_vram_mb": _minus(b.peak_vram_mb, a.peak_vram_mb),
     }
-
-
-async def _experiment(ctx: Context, id: str) -> Experiment:
-    found = await ctx.state(experiments).find(id)
-    if found is None:
-        raise NotFoundError(f"no experiment {id!r}", experiment_id=id)
-    return found.value
 
 
 def _minus(b: float | None, a: float | None) -> float | None:

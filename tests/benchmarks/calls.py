@@ -63,8 +63,6 @@ def with_server(run: Callable[[str], None]) -> None:
     async def main() -> None:
         with tempfile.TemporaryDirectory() as store:
             async with nats_server(Path(store), "fast") as url:
-                for kind in ("bare", "trine"):
-                    assert kind
                 server = subprocess.Popen(
                     [sys.executable, str(SERVER), url], stdout=subprocess.PIPE
                 )
