@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from nats import errors as nats_errors
 
 from trine import wire
+from trine.calling import Calling
 from trine.connection import Connection, Msg
 from trine.errors import (
     ConflictError,
@@ -26,6 +27,7 @@ from trine.errors import (
 )
 from trine.wire import Names
 
+PAYLOAD_LIMIT = 256 * 1024 * 1024  # bytes; what is larger is refused before anything is sent
 _API_SECONDS = 5.0
 _MULTI_LIMIT = 1000  # the server refuses more than 1,024 subjects in one multi-get
 _BATCHES_IN_FLIGHT = 16  # the server refuses the 51st open batch of a stream
@@ -67,6 +69,8 @@ class Bus:
     def __init__(self, connection: Connection, names: Names) -> None:
         self.connection = connection
         self.names = names
+        self.payload_limit = PAYLOAD_LIMIT
+        self.calling = Calling(connection, names)
         self._batches = asyncio.Semaphore(_BATCHES_IN_FLIGHT)
 
     @property
@@ -172,6 +176,15 @@ class Bus:
     async def _latest_once(self, stream: str, subjects: Sequence[str]) -> list[Stored]:
         if not subjects:
             return []
+        return await self._read(stream, {"multi_last": list(subjects), "batch": _MULTI_LIMIT + 24})
+
+    async def following(self, stream: str, subject: str, start: int, count: int) -> list[Stored]:
+        """Return up to *count* messages on *subject* from sequence *start* on, in order."""
+        return await self._read(
+            stream, {"seq": start, "next_by_subj": subject, "batch": count, "max_bytes": 16 << 20}
+        )
+
+    async def _read(self, stream: str, query: dict[str, Any]) -> list[Stored]:
         found: list[Stored] = []
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -189,8 +202,7 @@ class Bus:
 
         inbox = await self.connection.inbox(receive)
         try:
-            body = wire.dumps({"multi_last": list(subjects), "batch": _MULTI_LIMIT + 24})
-            self.connection.send(f"$JS.API.DIRECT.GET.{stream}", body, inbox.subject)
+            self.connection.send(f"$JS.API.DIRECT.GET.{stream}", wire.dumps(query), inbox.subject)
             async with asyncio.timeout(_API_SECONDS * 2):
                 await done
         except TimeoutError as error:
@@ -198,6 +210,15 @@ class Bus:
         finally:
             inbox.close()
         return found
+
+    async def consumers(self, stream: str) -> list[str]:
+        """Return the names of the consumers of *stream*."""
+        names: list[str] = []
+        while True:
+            page = await self.api(f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+            names += page.get("consumers") or []
+            if not page.get("consumers") or len(names) >= page.get("total", 0):
+                return names
 
     async def subjects(self, stream: str, pattern: str) -> list[str]:
         """Return every subject of *stream* that matches *pattern*."""

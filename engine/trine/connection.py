@@ -1,9 +1,7 @@
-"""The connection to NATS: nats-py's client with cheaper hot paths.
+"""The connection to NATS: requests, plain callbacks, and how a program gets one.
 
-Connecting, authentication, TLS and reconnecting stay nats-py's own. What changes: replies resolve
-their future straight from the parser instead of over a queue and a task; writes are joined once per
-turn of the event loop instead of one flusher future per publish; subscriptions may have a plain
-function as callback; headers count towards the server's payload limit; ``flush`` is a barrier.
+Replies resolve their future straight from the parser instead of over a queue and a task, and
+subscriptions may have a plain function as callback. `trine.link` is what it stands on.
 """
 
 import asyncio
@@ -14,11 +12,13 @@ from typing import Any
 
 import structlog
 from nats import errors as nats_errors
-from nats.aio.client import PING_PROTO, Client
 from nats.aio.msg import Msg
 
-from trine import discovery, wire
-from trine.errors import TooLargeError, UnavailableError
+from trine import discovery
+from trine.deadlines import Deadlines
+from trine.errors import UnavailableError
+from trine.link import Link
+from trine.protocol import Message
 
 log = structlog.get_logger("trine")
 
@@ -26,111 +26,30 @@ Callback = Callable[[Msg], None]
 _CONNECT_SECONDS = 3.0
 
 
-class Connection(Client):
+class Connection(Link):
     """One connection. Made by `connect`; used through `trine.bus.Bus`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._inboxes: dict[str, Callback] = {}
+        self._waiting: dict[bytes, asyncio.Future[Message]] = {}
+        self._inboxes: dict[bytes, Callback] = {}
         self._token = 0
         self._inbox = ""
         self._inbox_sid = -1
         self._callbacks: dict[int, Callback] = {}
-        self._write_scheduled = False
+        self.deadlines = Deadlines()
         self.on_reconnect: set[Callable[[], None]] = set()
 
-    # --- writing -------------------------------------------------------------------------------
-
-    def send(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        reply: str = "",
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        """Publish without waiting: the bytes leave at the end of this turn of the event loop."""
-        if not self.is_connected:
-            if self.is_closed:
-                raise UnavailableError("the connection to NATS is closed")
-            if self._pending_data_size > self._max_pending_size:
-                raise UnavailableError("NATS is away and the send buffer is full")
-        size = len(payload)
-        if headers:
-            lines = "".join(f"{name}: {_one_line(text)}\r\n" for name, text in headers.items())
-            head = f"NATS/1.0\r\n{lines}\r\n".encode()
-            total = len(head) + size
-            command = f"HPUB {subject} {reply} {len(head)} {total}\r\n".encode() + head
-        else:
-            total = size
-            command = f"PUB {subject} {reply} {size}\r\n".encode()
-        if total > self._max_payload:
-            raise TooLargeError(
-                f"{total} bytes are above the server's limit of {self._max_payload}",
-                size=total,
-                limit=self._max_payload,
-            )
-        self._pending += (command, payload, b"\r\n")
-        self._pending_data_size += total
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += size
-        self._schedule_write()
-
-    async def _send_publish(
-        self,
-        subject: str,
-        reply: str,
-        payload: bytes,
-        payload_size: int,  # noqa: ARG002 - nats-py's signature
-        headers: Mapping[str, str] | None,
-    ) -> None:
-        self.send(subject, payload, reply, headers)
-
-    def _schedule_write(self) -> None:
-        if not self._write_scheduled:
-            self._write_scheduled = True
-            asyncio.get_running_loop().call_soon(self._write)
-
-    def _write(self) -> None:
-        self._write_scheduled = False
-        if self._pending and self._transport is not None and self.is_connected:
-            joined = b"".join(self._pending)
-            self._pending = []
-            self._pending_data_size = 0
-            with contextlib.suppress(OSError, RuntimeError):  # the read loop sees the same fault
-                self._transport.write(joined)
-
-    async def _flush_pending(self, force_flush: bool = False) -> None:
-        if force_flush and self._transport is not None and self.is_connected:
-            self._write()
-            await self._transport.drain()  # type: ignore[no-untyped-call]
-        else:
-            self._schedule_write()
-
-    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
-        # nats-py writes the PING ahead of what waits, so that a flush is no barrier there.
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
-        self._pending.append(PING_PROTO)
-        self._pending_data_size += len(PING_PROTO)
-        self._schedule_write()
-
-    async def _process_pong(self) -> None:
-        # nats-py sets the result of a cancelled future too, and its read loop ends by the error.
-        if self._pongs:
-            future = self._pongs.pop(0)
-            if not future.done():
-                future.set_result(True)
-            self._pings_outstanding = 0
-
-    # --- reading -------------------------------------------------------------------------------
+    # --- asking --------------------------------------------------------------------------------
 
     async def listen(
         self, subject: str, callback: Callback, queue: str = "", *, confirm: bool = True
     ) -> "Listener":
         """Call *callback*, which may not block or raise, with every message on *subject*.
 
-        The server knows the subscription when this returns, unless *confirm* is False: then it
-        knows it before anything that is sent later.
+        It runs outside any task: it may start tasks, send, and set events and futures. The server
+        knows the subscription when this returns, unless *confirm* is False: then it knows it
+        before anything that is sent later.
         """
         try:
             sub = await self.subscribe(subject, queue=queue)
@@ -152,65 +71,76 @@ class Connection(Client):
         """Return the first reply. Errors are nats-py's, which its JetStream code expects."""
         if not self._inbox:
             await self._open_inbox()
-        self._token += 1
-        token = str(self._token)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Msg] = loop.create_future()
+        self._token = number = self._token + 1
+        token = b"%d" % number
+        future: asyncio.Future[Message] = self._loop.create_future()
         self._waiting[token] = future
-        timer = loop.call_later(timeout, self._expire, token)
+        deadline = self.deadlines.add(timeout, self._expire, token)
         try:
-            self.send(subject, payload, self._inbox + token, headers)
+            self.send(subject, payload, f"{self._inbox}{number}", headers)
             message = await future
         finally:
-            timer.cancel()
+            self.deadlines.discard(deadline)
             self._waiting.pop(token, None)
-        if message.headers and message.headers.get(wire.STATUS) == "503":
+        if message._head.startswith(b"NATS/1.0 503"):
             raise nats_errors.NoRespondersError
         return message
 
     async def inbox(self, callback: Callback) -> "Inbox":
         """Return a fresh reply subject whose messages, any number of them, go to *callback*."""
         if not self._inbox:
-            await self._open_inbox()
-        self._token += 1
-        token = str(self._token)
+            with contextlib.suppress(nats_errors.ConnectionClosedError):  # `send` says so
+                await self._open_inbox()
+        self._token = number = self._token + 1
+        token = b"%d" % number
         self._inboxes[token] = callback
-        return Inbox(self, token, self._inbox + token)
+        return Inbox(self, token, f"{self._inbox}{number}")
 
     async def _open_inbox(self) -> None:
         self._inbox = f"{self.new_inbox()}."
-        sub = await self.subscribe(self._inbox + "*")
+        try:
+            sub = await self.subscribe(self._inbox + "*")
+        except BaseException:
+            self._inbox = ""
+            raise
         self._inbox_sid = sub._id
 
-    def _expire(self, token: str) -> None:
+    def _expire(self, token: bytes) -> None:
         future = self._waiting.pop(token, None)
         if future is not None and not future.done():
             future.set_exception(nats_errors.TimeoutError())
 
-    async def _process_msg(
-        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
-    ) -> None:
+    # --- what comes ----------------------------------------------------------------------------
+
+    def message(self, sid: int, subject: bytes, reply: bytes, head: bytes, payload: bytes) -> None:
         if sid == self._inbox_sid:
-            token = subject[len(self._inbox) :].decode()
+            token = subject[len(self._inbox) :]
             future = self._waiting.pop(token, None)
             if future is not None:
                 if not future.done():
-                    future.set_result(
-                        self._build_message(sid, subject, reply, data, wire.parse_headers(headers))
-                    )
+                    future.set_result(Message(self, subject, reply, head, payload))
                 return
             callback = self._inboxes.get(token)
             if callback is None:
                 return  # whoever asked has given up
         else:
             callback = self._callbacks.get(sid)
-        if callback is None:
-            await super()._process_msg(sid, subject, reply, data, headers)
-            return
+            if callback is None:
+                assert self._reader is not None
+                handle = super()._process_msg  # one of nats-py's own subscriptions
+                self._reader.later(len(payload), handle, sid, subject, reply, payload, head)
+                return
         try:
-            callback(self._build_message(sid, subject, reply, data, wire.parse_headers(headers)))
-        except Exception:  # a callback must not end the read loop of everybody
-            log.exception("message_callback_failed", subject=subject.decode())
+            callback(Message(self, subject, reply, head, payload))
+        except Exception:  # a callback must not end the reading of everybody
+            log.exception("message_callback_failed", subject=subject.decode(errors="replace"))
+
+    def closed(self) -> None:
+        self.deadlines.close()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(nats_errors.ConnectionClosedError())
+        self._waiting.clear()
 
 
 class Listener:
@@ -237,7 +167,7 @@ class Listener:
 class Inbox:
     """A reply subject for many replies; `close` forgets it."""
 
-    def __init__(self, connection: Connection, token: str, subject: str) -> None:
+    def __init__(self, connection: Connection, token: bytes, subject: str) -> None:
         self._connection = connection
         self._token = token
         self.subject = subject
@@ -246,13 +176,13 @@ class Inbox:
         self._connection._inboxes.pop(self._token, None)
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.splitlines()) if "\n" in text or "\r" in text else text
-
-
 @asynccontextmanager
 async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterator[Connection]:
-    """Connect to *url*; `UnavailableError` when nobody answers within 3 seconds."""
+    """Connect to *url*; `UnavailableError` when nobody answers within 3 seconds.
+
+    The connection comes back by itself when the server does. When it ends for good before this
+    does, its `on_closed` are called.
+    """
     connection = Connection()
     last: list[Exception] = []
 
@@ -290,6 +220,7 @@ async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterato
     try:
         yield connection
     finally:
+        connection._leaving = True
         with contextlib.suppress(nats_errors.Error, OSError, TimeoutError):
             async with asyncio.timeout(2):
                 if connection.is_connected:

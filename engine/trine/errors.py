@@ -47,6 +47,28 @@ class InvalidInputError(TrineError):
     status = 422
 
 
+class UnauthorizedError(TrineError):
+    """Raised when a request does not prove that it may be made."""
+
+    code = "unauthorized"
+    status = 401
+
+
+class ConditionNotMetError(TrineError):
+    """Raised when a payload does not meet the condition under which a trigger runs its function."""
+
+    code = "condition_not_met"
+    status = 422
+
+
+class RequestTimeoutError(TrineError):
+    """Raised when a request does not arrive in full in the time that it may take."""
+
+    code = "request_timeout"
+    status = 408
+    retryable = True
+
+
 class NotFoundError(TrineError):
     """Raised when the thing that a request names does not exist."""
 
@@ -155,7 +177,7 @@ class MissingExtraError(TrineError):
 
 
 class JobFailedError(TrineError):
-    """Raised by `Job.result` when the job ended in the dead-letter stream."""
+    """Raised by `Job.result` when every worker that took the job died or never answered."""
 
     code = "job_failed"
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trine.errors import UsageError
 
@@ -22,6 +22,8 @@ class Settings(BaseModel):
     host: str = "127.0.0.1"
     port: int = 3111  # HTTP
     durability: Durability = "100ms"  # how soon the embedded server syncs to disk
+    trace_sample: float = Field(default=1.0, ge=0, le=1)  # share of the traces that is recorded
+    tracebacks: bool = False  # send callers the traceback of a function that failed
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @classmethod
