@@ -7,6 +7,8 @@ from trine.errors import GiveUp, RetryLater, TrineError
 from trine.events import EventModel
 from trine.function import Function
 from trine.jobs import Job
+from trine.middleware import Middleware
+from trine.middleware.limits import Rate
 from trine.retry import Retry
 from trine.scope import Scope
 from trine.serve import Worker
@@ -24,6 +26,8 @@ __all__ = [
     "GiveUp",
     "Gone",
     "Job",
+    "Middleware",
+    "Rate",
     "Retry",
     "RetryLater",
     "Scope",

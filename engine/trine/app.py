@@ -3,14 +3,16 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
 from trine import wire
 from trine.errors import UsageError
-from trine.function import Function, FunctionDecorator
+from trine.function import KEEP_REPLY_SECONDS, Function, FunctionDecorator
+from trine.middleware import Middleware
+from trine.middleware.limits import Rate
 from trine.retry import Retry
 from trine.trigger import Binding, Trigger
 
@@ -20,10 +22,14 @@ GROUP = "trine.apps"
 
 
 class App:
-    """A named set of functions and their triggers; without effect until it is served."""
+    """A named set of functions and their triggers; without effect until it is served.
 
-    def __init__(self, name: str) -> None:
+    *middleware* runs around each of the functions defined in it, see `trine.middleware`.
+    """
+
+    def __init__(self, name: str, *, middleware: Sequence[Middleware] = ()) -> None:
         self.name = wire.name(name, "app")
+        self.middleware = tuple(middleware)
         self.functions: dict[str, Function[Any, Any]] = {}
         self.bindings: list[Binding] = []
 
@@ -34,11 +40,17 @@ class App:
         retry: Retry | None = None,
         timeout: float | None = None,
         concurrency: int = 256,
+        rate: Rate | None = None,
+        priorities: bool = False,
+        keep_reply: float = KEEP_REPLY_SECONDS,
+        middleware: Sequence[Middleware] = (),
     ) -> FunctionDecorator:
         """Make the decorated callable a function called *id* (default: ``<app>.<its name>``).
 
         *retry*: see `Retry`. *timeout*: seconds for one run when the caller sets no deadline.
-        *concurrency*: runs at once in one process; more are refused with 429.
+        *concurrency*: calls at once in one process; more are refused with 429. *rate*: see `Rate`.
+        *priorities*: jobs sent with a higher priority run first. *keep_reply*: seconds for which
+        the reply to an idempotency key is kept. *middleware*: runs inside that of the app.
         """
 
         def make(handler: Callable[..., Any]) -> Function[Any, Any]:
@@ -48,6 +60,10 @@ class App:
                 retry=retry,
                 timeout=timeout,
                 concurrency=concurrency,
+                rate=rate,
+                priorities=priorities,
+                keep_reply=keep_reply,
+                middleware=(*self.middleware, *middleware),
             )
             if function.id in self.functions:
                 raise UsageError(f"function {function.id!r} is defined twice in app {self.name!r}")

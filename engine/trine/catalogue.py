@@ -4,19 +4,19 @@ import hashlib
 import os
 import socket
 import time
-from collections.abc import Callable
+import zlib
 from importlib.metadata import version
 from typing import Any
 
-import anyio
-from anyio.abc import TaskStatus
+import structlog
 from pydantic import BaseModel, ConfigDict
 
 from trine import leases, wire
 from trine.bus import Bus
-from trine.connection import Msg
-from trine.errors import TrineError
+from trine.compatibility import breaking
 from trine.leases import Lease
+
+log = structlog.get_logger("trine")
 
 PRESENCE_SECONDS = 15.0
 _DOCUMENT_TTL = "604800s"  # a week; written again at every start
@@ -40,11 +40,13 @@ class FunctionInfo(BaseModel):
 
     id: str
     doc: str = ""
+    version: int = 1  # counts the changes of the schemas
     streams: bool = False
     timeout: float | None = None
     input_schema: dict[str, Any] = {}
     output_schema: dict[str, Any] = {}
     bindings: list[BindingInfo] = []
+    foreign: bool = False  # served by the plain NATS micro protocol
 
 
 class Document(BaseModel):
@@ -86,18 +88,49 @@ def presence(
     return Lease(bus, f"worker.{id}", info.model_dump_json().encode(), PRESENCE_SECONDS)
 
 
-async def publish(bus: Bus, document: Document) -> str:
-    """Store *document* under its hash and return the hash."""
+async def publish(bus: Bus, apps: list[str], document: Document) -> str:
+    """Store *document* under its hash and return the hash.
+
+    The version of each function counts on from what the same apps served before; a change that
+    breaks callers is logged as a warning.
+    """
+    latest = bus.names.state("catalogue", wire.token("latest-" + "-".join(sorted(apps))))
+    found = await bus.last(bus.names.record, latest)
+    if found is not None and not found.gone:
+        before = await read(bus, found.payload.decode())
+        document = Document(functions=_versioned(before, document))
     digest = document.hash()
     subject = bus.names.state("catalogue", digest)
-    await bus.store(subject, document.model_dump_json().encode(), {wire.TTL: _DOCUMENT_TTL})
+    packed = zlib.compress(document.model_dump_json().encode())  # a thousand schemas: 1 MB
+    await bus.store(subject, packed, {wire.TTL: _DOCUMENT_TTL})
+    if found is None or found.payload.decode() != digest:
+        await bus.store(latest, digest.encode())
     return digest
 
 
-async def document(bus: Bus, digest: str) -> Document:
+def _versioned(before: Document, now: Document) -> list[FunctionInfo]:
+    known = {info.id: info for info in before.functions}
+    functions = []
+    for info in now.functions:
+        old = known.get(info.id)
+        if old is None:
+            functions.append(info)
+            continue
+        schemas = (old.input_schema, info.input_schema, old.output_schema, info.output_schema)
+        changed = schemas[0] != schemas[1] or schemas[2] != schemas[3]
+        broken = breaking(*schemas) if changed else []
+        if broken:
+            log.warning("schema_broke", function=info.id, version=old.version + 1, changes=broken)
+        functions.append(info.model_copy(update={"version": old.version + changed}))
+    return functions
+
+
+async def read(bus: Bus, digest: str) -> Document:
     """Return a stored document; empty when there is none."""
     stored = await bus.last(bus.names.record, bus.names.state("catalogue", digest))
-    return Document() if stored is None else Document.model_validate_json(stored.payload)
+    if stored is None or stored.gone:
+        return Document()
+    return Document.model_validate_json(zlib.decompress(stored.payload))
 
 
 async def workers(bus: Bus) -> list[WorkerInfo]:
@@ -107,68 +140,11 @@ async def workers(bus: Bus) -> list[WorkerInfo]:
     return sorted(infos, key=lambda info: info.started_at)
 
 
-async def functions(bus: Bus) -> dict[str, FunctionInfo]:
-    """Return every function that somebody serves now, by id."""
-    known: dict[str, FunctionInfo] = {}
-    for digest in {info.document for info in await workers(bus) if info.document}:
-        known.update({info.id: info for info in (await document(bus, digest)).functions})
-    return dict(sorted(known.items()))
-
-
-class Directory:
-    """The catalogue, kept up to date while `run` runs; ``on_change`` is called with each change."""
-
-    def __init__(self, bus: Bus) -> None:
-        self._bus = bus
-        self._alive: dict[str, tuple[str, float]] = {}  # worker: document, seen at
-        self._documents: dict[str, Document] = {}
-        self._wake = anyio.Event()
-        self.functions: dict[str, FunctionInfo] = {}
-        self.on_change: Callable[[], None] | None = None
-
-    async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        listener = await self._bus.connection.listen(
-            self._bus.names.lease("worker.*"), self._receive
-        )
-        try:
-            for info in await workers(self._bus):
-                self._alive[info.id] = (info.document, time.monotonic())
-            await self._refresh()
-            task_status.started()
-            while True:
-                self._wake = anyio.Event()
-                with anyio.move_on_after(PRESENCE_SECONDS / 3):
-                    await self._wake.wait()
-                await self._refresh()
-        finally:
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await listener.close()
-
-    def _receive(self, message: Msg) -> None:
-        worker = message.subject.rsplit(".", 1)[1]
-        if wire.KV_OPERATION in (message.headers or {}):
-            self._alive.pop(worker, None)
-            self._wake.set()
-            return
-        info = WorkerInfo.model_validate_json(message.data)
-        new = worker not in self._alive
-        self._alive[worker] = (info.document, time.monotonic())
-        if new:
-            self._wake.set()
-
-    async def _refresh(self) -> None:
-        limit = time.monotonic() - PRESENCE_SECONDS - 1
-        self._alive = {worker: seen for worker, seen in self._alive.items() if seen[1] > limit}
-        known: dict[str, FunctionInfo] = {}
-        for digest in sorted({seen[0] for seen in self._alive.values() if seen[0]}):
-            if digest not in self._documents:
-                try:
-                    self._documents[digest] = await document(self._bus, digest)
-                except TrineError:
-                    self._wake.set()
-                    continue
-            known.update({info.id: info for info in self._documents[digest].functions})
-        if known != self.functions:
-            self.functions = known
-            if self.on_change is not None:
-                self.on_change()
+async def serving(bus: Bus, function: str) -> list[WorkerInfo]:
+    """Return the processes that serve *function* now."""
+    found = await workers(bus)
+    documents = {
+        digest: {info.id for info in (await read(bus, digest)).functions}
+        for digest in {info.document for info in found if info.document}
+    }
+    return [info for info in found if function in documents.get(info.document, ())]

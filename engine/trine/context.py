@@ -4,26 +4,33 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
+from trine.calls import Calls
+from trine.errors import UsageError
 from trine.invocation import Invocation
+from trine.results import put_progress
 from trine.scope import Scope
+from trine.sending import Sends
 
 if TYPE_CHECKING:
     from trine.client import Client
-    from trine.events import EventModel
     from trine.state import Store
     from trine.transaction import Transaction
 
 M = TypeVar("M")
 
 
-class Context:
-    """One invocation: who it is, what it may use. A client made for it stands behind every method.
+class Context(Calls, Sends):
+    """One invocation: who it is, and what it may use; calls, sends and emits as a client does.
 
-    Calls made through it end when the caller's time is over, and say which invocation caused them.
+    Calls made while it runs end when the caller's time is over, and say which invocation caused
+    them.
     """
+
+    __slots__ = ("bus", "client", "invocation")
 
     def __init__(self, client: "Client", invocation: Invocation) -> None:
         self.client = client
+        self.bus = client.bus
         self.invocation = invocation
 
     @property
@@ -43,17 +50,20 @@ class Context:
             function=self.invocation.function, invocation=self.invocation.id
         )
 
+    async def progress(self, value: Any) -> None:
+        """Say how far this job is: the latest is what `Job.progress` gives, for a day.
+
+        `UsageError` where no job runs.
+        """
+        facts = self.invocation.facts
+        if "job" not in facts or "queue" not in facts:
+            raise UsageError(f"{self.invocation.function} does not run for a job: no progress")
+        await put_progress(self.bus, facts["queue"], facts["job"], value)
+
     def state(self, scope: Scope[M]) -> "Store[M]":
+        """Return the store of *scope*."""
         return self.client.state(scope)
 
     def transaction(self) -> "Transaction":
+        """Start a transaction over any scopes, jobs and events."""
         return self.client.transaction()
-
-    async def call(self, function: Any, value: Any = None, **options: Any) -> Any:
-        return await self.client.call(function, value, **options)
-
-    async def send(self, function: Any, value: Any = None, **options: Any) -> Any:
-        return await self.client.send(function, value, **options)
-
-    async def emit(self, event: "EventModel", *, id: str | None = None) -> None:
-        await self.client.emit(event, id=id)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from trine import wire
+from trine import telemetry, wire
 from trine.connection import Connection, Listener, Msg
+from trine.errors import TooLargeError
+from trine.stats import Stats
 
 _PREFIX = "io.nats.micro.v1"
 
@@ -17,10 +19,13 @@ class Endpoint:
 
     name: str
     subject: str
-    requests: int = 0
-    errors: int = 0
-    nanoseconds: int = 0
+    stats: Stats
     description: str = ""
+
+    @property
+    def function(self) -> str:
+        """The id of the function behind it."""
+        return self.subject.split(".fn.", 1)[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ def _answer(verb: str, service: Service) -> dict[str, Any]:
         "name": service.name,
         "id": service.id,
         "version": service.version,
-        "metadata": {},
+        "metadata": {"trine": service.version},
     }
     if verb == "INFO":
         answer["description"] = "Trine functions"
@@ -62,25 +67,41 @@ def _answer(verb: str, service: Service) -> dict[str, Any]:
                 "name": one.name,
                 "subject": one.subject,
                 "queue_group": wire.QUEUE_GROUP,
-                "num_requests": one.requests,
-                "num_errors": one.errors,
-                "last_error": "",
-                "processing_time": one.nanoseconds,
-                "average_processing_time": one.nanoseconds // one.requests if one.requests else 0,
+                "num_requests": one.stats.runs,
+                "num_errors": one.stats.errors,
+                "last_error": one.stats.last_error,
+                "processing_time": one.stats.nanoseconds,
+                "average_processing_time": one.stats.nanoseconds // max(1, one.stats.runs),
+                "data": one.stats.data(),
             }
             for one in service.endpoints
         ]
     return answer
 
 
+def _shortened(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return *answer* without what makes it long: descriptions, and functions that never ran."""
+    endpoints = [
+        {name: one[name] for name in one if name not in ("metadata", "last_error")}
+        for one in answer["endpoints"]
+        if one.get("num_requests") != 0
+    ]
+    return {**answer, "endpoints": endpoints}
+
+
 async def respond(connection: Connection, service: Callable[[], Service]) -> list[Listener]:
     """Answer ``$SRV.PING``, ``INFO`` and ``STATS``, for all, by name and by id."""
+    telemetry.measure(service)
     listeners = []
     now = service()
     for verb in ("PING", "INFO", "STATS"):
 
         def receive(message: Msg, verb: str = verb) -> None:
-            connection.send(message.reply, wire.dumps(_answer(verb, service())))
+            answer = _answer(verb, service())
+            try:
+                connection.send(message.reply, wire.dumps(answer))
+            except TooLargeError:  # thousands of functions: those that run are what matters
+                connection.send(message.reply, wire.dumps(_shortened(answer)))
 
         for suffix in ("", f".{now.name}", f".{now.name}.{now.id}"):
             subject = f"$SRV.{verb}{suffix}"

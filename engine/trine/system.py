@@ -16,10 +16,13 @@ from anyio.abc import TaskGroup, TaskStatus
 from trine import discovery, streams
 from trine import trigger as triggers
 from trine.app import App
-from trine.catalogue import Directory
+from trine.bindings import BindingHost
+from trine.bindings import app as trigger_app
 from trine.client import Client
 from trine.connection import connect
+from trine.directory import Directory
 from trine.embedded import die_with_parent, nats_server
+from trine.middleware import Middleware
 from trine.serve import Worker
 from trine.settings import Settings
 from trine.trigger import GatewayContext
@@ -46,8 +49,11 @@ async def running(
     *,
     gateway: bool = True,
     workers: Sequence[Sequence[str]] = (),
+    middleware: Sequence[Middleware] = (),
 ) -> AsyncIterator[System]:
     """Run *apps*, the gateways, and a ``trine`` program for each argument list in *workers*.
+
+    *middleware* runs around the functions of *apps*.
 
     Without ``settings.nats`` the server is a child of this process. On leaving, work that runs is
     ended or handed back, in the order workers, gateway, functions, server.
@@ -61,11 +67,19 @@ async def running(
         await streams.ensure(client.bus)
         system = System(client, url)
         async with anyio.create_task_group() as tasks:
-            worker = Worker(client, apps)
+            worker = Worker(
+                client,
+                [*apps, trigger_app],
+                middleware=middleware,
+                tracebacks=settings.tracebacks,
+            )
             await tasks.start(worker.run)
+            await tasks.start(
+                _hosted, BindingHost(client, worker.id), hosted := anyio.CancelScope()
+            )
             gateways = anyio.CancelScope()
             if gateway:
-                await tasks.start(_gateways, system, settings, gateways)
+                await tasks.start(_gateways, system, worker, settings, gateways)
             try:
                 if settings.nats is None:
                     _note(settings, system)
@@ -75,10 +89,18 @@ async def running(
                 with anyio.CancelScope(shield=True):
                     await stop_children(system.children)
                 gateways.cancel()
+                hosted.cancel()
                 worker.stop()
                 if settings.nats is None:
                     (settings.store / discovery.NOTE).unlink(missing_ok=True)
                 tasks.cancel_scope.deadline = anyio.current_time() + 2
+
+
+async def _hosted(
+    host: BindingHost, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
+) -> None:
+    with scope:
+        await host.run(task_status=task_status)
 
 
 def _note(settings: Settings, system: System) -> None:
@@ -93,6 +115,7 @@ def _note(settings: Settings, system: System) -> None:
 
 async def _gateways(
     system: System,
+    worker: Worker,
     settings: Settings,
     scope: anyio.CancelScope,
     *,
@@ -103,10 +126,9 @@ async def _gateways(
         async with anyio.create_task_group() as tasks:
             directory = Directory(system.client.bus)
             await tasks.start(directory.run)
-            for kind in triggers.kinds():
-                cls = triggers.load(kind)
-                if cls.placement == "gateway":
-                    await _start_gateway(tasks, cls, system, settings, directory)
+            for cls in triggers.loaded():
+                if cls.placement == "gateway" and "gateway" in vars(cls):
+                    await _start_gateway(tasks, cls, system, worker, settings, directory)
             task_status.started()
 
 
@@ -114,12 +136,18 @@ async def _start_gateway(
     tasks: TaskGroup,
     cls: type[triggers.Trigger],
     system: System,
+    worker: Worker,
     settings: Settings,
     directory: Directory,
 ) -> None:
     async def run(*, task_status: TaskStatus[str]) -> None:
         context = GatewayContext(
-            system.client, directory, settings.host, settings.port, task_status.started
+            system.client,
+            directory,
+            worker.call,
+            settings.host,
+            settings.port,
+            task_status.started,
         )
         await cls.gateway(context)
 

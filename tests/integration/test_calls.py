@@ -13,7 +13,6 @@ from trine.errors import (
     FunctionNotFoundError,
     InternalError,
     InvalidInputError,
-    TooLargeError,
     TooManyRequestsError,
     UnavailableError,
 )
@@ -263,26 +262,6 @@ async def test_a_worker_that_stops_loses_no_call(serve, nats, space):
                     worker.stop()
             stopped.set()
         assert count > 1000
-
-
-async def test_a_payload_above_the_servers_limit_is_refused_and_harms_nothing(serve):
-    app = App("big")
-
-    @app.function()
-    async def size(text: str) -> int:
-        return len(text)
-
-    @app.function()
-    async def blow(n: int) -> str:
-        return "x" * n
-
-    async with serve(app) as client:
-        with pytest.raises(TooLargeError):
-            await client.call("big.size", {"text": "x" * 1_100_000})
-        with pytest.raises(TooLargeError):
-            await client.call("big.blow", {"n": 1_100_000})
-        assert await client.call("big.size", {"text": "x" * 900_000}) == 900_000
-        assert len(await client.call("big.blow", {"n": 900_000})) == 900_000
 
 
 async def test_an_error_with_a_huge_message_arrives(serve):

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from trine import App, Trigger, TriggerContext, catalogue
-from trine.catalogue import Directory
+from trine.directory import Directory, functions
 from trine.errors import WriteConflictError
 from trine.leases import Lease, held
 
@@ -77,9 +77,9 @@ async def test_a_worker_is_in_the_catalogue_while_it_serves(serve):
         directory.on_change = changed
         async with anyio.create_task_group() as tasks:
             await tasks.start(directory.run)
-            assert "shop.order" not in await catalogue.functions(client.bus)
+            assert "shop.order" not in await functions(client.bus)
             async with serve(app):
-                info = (await catalogue.functions(client.bus))["shop.order"]
+                info = (await functions(client.bus))["shop.order"]
                 assert (info.doc, info.timeout) == ("Take an order.", 3)
                 assert info.input_schema["properties"]["n"]["type"] == "integer"
                 assert len(await catalogue.workers(client.bus)) == 2
@@ -88,7 +88,7 @@ async def test_a_worker_is_in_the_catalogue_while_it_serves(serve):
                     return "shop.order" in directory.functions
 
                 await until(known)
-            assert "shop.order" not in await catalogue.functions(client.bus)
+            assert "shop.order" not in await functions(client.bus)
             assert len(await catalogue.workers(client.bus)) == 1
 
             async def forgotten() -> bool:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from trine import App, Context, Function
 from trine.errors import InvalidInputError, UsageError, WriteConflictError
-from trine.function import encode_payload
+from trine.payload import encode
 from trine.retry import Retry
 
 
@@ -172,7 +172,7 @@ def test_include_takes_functions_and_bindings_over():
     [(None, b"{}"), (b"raw", b"raw"), ({"a": 1}, b'{"a":1}'), (Order(n=1), b'{"n":1,"note":""}')],
 )
 def test_a_payload_is_bytes_a_model_or_json(value, payload):
-    assert encode_payload(value) == payload
+    assert encode(value) == payload
 
 
 @pytest.mark.anyio

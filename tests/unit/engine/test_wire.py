@@ -63,7 +63,7 @@ def test_every_subject_begins_with_the_namespace():
     names = Names("ns")
     assert names.fn("a.b") == "ns.fn.a.b"
     assert names.on("w", "a.b") == "ns.on.w.fn.a.b"
-    assert names.relayed(names.job("q", "any", "1")) == "ns.tx.job.q.any.1"
+    assert names.relayed(names.job("q", "any", "low", "1")) == "ns.tx.job.now.q.any.low.1"
     assert names.relayed(names.event("a", "k", "1")) == "ns.tx.event.a.k.1"
     assert names.key_of(names.state("scope", "a.b")) == "scope.a.b"
     assert names.key_of(names.lease("worker.x")) == "worker.x"
