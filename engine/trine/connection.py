@@ -225,7 +225,8 @@ async def connect(url: str, name: str = "trine", **options: Any) -> AsyncIterato
             async with asyncio.timeout(2):
                 if connection.is_connected:
                     await connection.flush()
-        await connection.close()
+        with contextlib.suppress(RuntimeError):  # uvloop, when it was connecting at this moment
+            await connection.close()
 
 
 __all__ = ["Connection", "Inbox", "Listener", "Msg", "connect"]

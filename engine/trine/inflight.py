@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from trine.calling import SILENT_SECONDS, caller
 from trine.connection import Msg
 from trine.errors import CancelledByCallerError, TrineError
+from trine.invocation import PROCESS
 
 _SWEEP_SECONDS = 1.0
 
@@ -69,6 +70,8 @@ class InFlight(dict[str, Call]):
             return
         for invocation, call in tuple(self.items()):
             process = caller(invocation) if call.started < limit else None
-            if process and self._heard.get(process, 0.0) < limit:
+            if process in (None, PROCESS):
+                continue
+            if self._heard.get(process, 0.0) < limit:
                 call.stop(CancelledByCallerError(f"the caller of {invocation} has died"))
         self._heard = {process: at for process, at in self._heard.items() if at > limit}

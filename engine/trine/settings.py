@@ -31,7 +31,8 @@ class Settings(BaseModel):
         """Read ``TRINE_*``, then *flags* that are not None. An unknown variable is an error."""
         given: dict[str, object] = {}
         for variable, value in os.environ.items():
-            if variable.startswith("TRINE_") and variable not in _NOT_OURS:
+            theirs = variable in _NOT_OURS or variable.startswith(_GATEWAYS)
+            if variable.startswith("TRINE_") and not theirs:
                 given[variable.removeprefix("TRINE_").lower()] = value
         given.update({name: value for name, value in flags.items() if value is not None})
         try:
@@ -45,3 +46,4 @@ class Settings(BaseModel):
 
 # Set by click for completion, and by the worker for the programs that it starts.
 _NOT_OURS = {"TRINE_COMPLETE", "TRINE_EXPERIMENT", "TRINE_ATTEMPT", "TRINE_CACHE"}
+_GATEWAYS = "TRINE_HTTP_"  # read, and checked, by the gateway

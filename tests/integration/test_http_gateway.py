@@ -1,17 +1,15 @@
 """The HTTP gateway, in front of functions over a real server."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-
 import anyio
 import httpx
 import pytest
+from gateways import gateway
 from pydantic import BaseModel
 
 from trine import App, Context
 from trine.errors import AddressInUseError, ConflictError
 from trine.settings import Settings
-from trine.system import System, running
+from trine.system import running
 from trine_triggers import Http
 
 pytestmark = pytest.mark.anyio
@@ -54,21 +52,9 @@ def shop() -> App:
 
     @app.function("run.blow")
     async def blow() -> str:
-        return "x" * 2_000_000
+        return "x" * 2_000_000  # above what one message can carry
 
     return app
-
-
-@asynccontextmanager
-async def gateway(
-    nats: str, space: str, *apps: App
-) -> AsyncIterator[tuple[httpx.AsyncClient, System]]:
-    settings = Settings(nats=nats, namespace=space, port=0)
-    async with (
-        running(settings, apps) as system,
-        httpx.AsyncClient(base_url=system.http[0], timeout=10) as http,
-    ):
-        yield http, system
 
 
 async def test_path_query_and_body_make_one_payload(nats, space):
@@ -101,12 +87,17 @@ async def test_errors_have_the_status_of_their_class(nats, space):
     async with gateway(nats, space, shop()) as (http, _):
         answer = await http.post("/api/conflict")
         assert answer.status_code == 409
+        assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json() == {
             "holder": "a",
             "error": "it is taken",
             "code": "conflict",
             "message": "it is taken",
             "details": {"holder": "a"},
+            "type": "urn:trine:error:conflict",
+            "title": "Conflict",
+            "status": 409,
+            "detail": "it is taken",
         }
         missing = await http.get("/api/nothing")
         assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
@@ -118,8 +109,6 @@ async def test_errors_have_the_status_of_their_class(nats, space):
         assert (method.status_code, method.headers["allow"]) == (405, "GET, HEAD, POST")
         large = await http.post("/fn/run.echo", content=b"x" * 1_100_000)
         assert (large.status_code, large.json()["code"]) == (413, "too_large")
-        huge = await http.post("/fn/run.blow")
-        assert (huge.status_code, huge.json()["code"]) == (413, "too_large")
         invalid = await http.post("/api/mar11/runs", json={"n": "x"})
         assert (invalid.status_code, invalid.json()["fields"][0]["field"]) == (422, "n")
         for body in (b"{", b"[1]", b"\xff"):
@@ -129,12 +118,21 @@ async def test_errors_have_the_status_of_their_class(nats, space):
         assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
 
 
+async def test_a_reply_larger_than_a_message_arrives(nats, space):
+    async with gateway(nats, space, shop()) as (http, _):
+        assert (await http.post("/fn/run.blow")).json() == "x" * 2_000_000
+
+
 async def test_a_callers_trace_goes_on(nats, space):
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with gateway(nats, space, shop()) as (http, _):
         answer = await http.post("/fn/run.trace", headers={"traceparent": trace})
         assert answer.json() == trace
         assert answer.headers["traceparent"] == trace
+        for wrong in ("00-xyz-1-01", "ü" * 55, "x" * 5000):
+            answer = await http.post("/fn/run.trace", headers={"traceparent": wrong.encode()})
+            assert answer.json() == answer.headers["traceparent"]
+            assert len(answer.json()) == 55
 
 
 async def test_health_readiness_and_description(nats, space):
@@ -146,8 +144,22 @@ async def test_health_readiness_and_description(nats, space):
         assert document["openapi"].startswith("3.1")
         assert set(document["paths"]["/api/{tag}/runs"]) == {"get", "post"}
         assert "/fn/run.blow" in document["paths"]
-    async with gateway(nats, f"{space}e") as (http, _):
-        assert (await http.get("/readyz")).status_code == 503
+
+
+async def test_a_gateway_whose_server_is_away_is_not_ready(own_server, space):
+    async with gateway(own_server.url, space, shop()) as (http, _):
+        assert (await http.get("/readyz")).status_code == 200
+
+        async def until(status: int) -> None:
+            with anyio.fail_after(15):
+                while (await http.get("/readyz")).status_code != status:
+                    await anyio.sleep(0.02)
+
+        own_server.kill()
+        await until(503)
+        assert (await http.get("/healthz")).status_code == 200
+        own_server.start()
+        await until(200)
 
 
 REMOTE = """

@@ -3,7 +3,27 @@
 from trine_triggers.cron import Cron, CronTick
 from trine_triggers.event import Event
 from trine_triggers.http import Http
+from trine_triggers.interval import Interval, IntervalTick
 from trine_triggers.key import Key, KeyChange
+from trine_triggers.observe import Observe
 from trine_triggers.queue import Queue
+from trine_triggers.upload import Upload
+from trine_triggers.watch import FileChange, Watch
+from trine_triggers.webhook import Webhook
 
-__all__ = ["Cron", "CronTick", "Event", "Http", "Key", "KeyChange", "Queue"]
+__all__ = [
+    "Cron",
+    "CronTick",
+    "Event",
+    "FileChange",
+    "Http",
+    "Interval",
+    "IntervalTick",
+    "Key",
+    "KeyChange",
+    "Observe",
+    "Queue",
+    "Upload",
+    "Watch",
+    "Webhook",
+]

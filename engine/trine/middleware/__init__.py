@@ -6,12 +6,17 @@ run of a function, whatever caused it: a call, a job, a trigger.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from trine.context import Context
 
 Next = Callable[[Context, Any], Awaitable[Any]]
-Middleware = Callable[[Context, Any, Next], Awaitable[Any]]
+
+
+class Middleware(Protocol):
+    """Code around the runs of functions: ``async def (ctx, value, call_next) -> output``."""
+
+    def __call__(self, ctx: Context, value: Any, call_next: Next, /) -> Awaitable[Any]: ...
 
 
 def compose(middleware: Sequence[Middleware], run: Next) -> Next:

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from trine import App
 from trine.catalogue import FunctionInfo
-from trine_triggers import Http
+from trine_triggers import Http, Upload, Webhook
 from trine_triggers.openapi import describe
 
 
@@ -19,6 +19,21 @@ class Order(BaseModel):
     tag: str
     parts: list[Part] = Field(default_factory=list)
     note: str = ""
+
+
+def other_part() -> type[BaseModel]:
+    class Part(BaseModel):
+        colour: str
+
+    return Part
+
+
+OtherPart = other_part()
+
+
+class Sent(BaseModel):
+    title: str
+    photo: Upload
 
 
 def document() -> dict[str, Any]:
@@ -38,6 +53,16 @@ def document() -> dict[str, Any]:
     async def watch() -> AsyncIterator[int]:
         yield 1
 
+    @app.on(Http("GET", "/colours/{n:int}", headers={"X-User": "user"}))
+    @app.function("shop.colours")
+    async def colours(n: int, user: str, parts: list[OtherPart] | None = None) -> None: ...  # type: ignore[valid-type]
+
+    @app.on(Http("POST", "/photos", status=201))
+    @app.on(Webhook("/hook", secret_env="A_SECRET"))
+    @app.on(Http("PUT", "/titles", body="title"))
+    @app.function("shop.photo")
+    async def photo(sent: Sent) -> None: ...
+
     infos = [
         FunctionInfo(
             id=one.id,
@@ -54,7 +79,9 @@ def document() -> dict[str, Any]:
 
 def test_bound_routes_and_the_generic_one_are_described():
     paths = document()["paths"]
-    assert set(paths) == {"/orders/{tag}", "/fn/shop.order"}
+    own = {path for path in paths if path.startswith("/fn/")}
+    assert own == {"/fn/shop.order", "/fn/shop.watch", "/fn/shop.colours", "/fn/shop.photo"}
+    assert set(paths) - own == {"/orders/{tag}", "/colours/{n}", "/photos", "/hook", "/titles"}
     assert set(paths["/orders/{tag}"]) == {"get", "post"}
     assert paths["/orders/{tag}"]["post"]["summary"] == "Take an order."
 
@@ -93,6 +120,43 @@ def test_every_reference_leads_somewhere():
         place = whole
         for step in reference.removeprefix("#/").split("/"):
             place = place[step]
+
+
+def test_two_models_of_one_name_are_two_schemas():
+    schemas = document()["components"]["schemas"]
+    assert set(schemas["Part"]["properties"]) == {"size"}
+    assert set(schemas["Part_2"]["properties"]) == {"colour"}
+
+
+def test_conversions_and_headers_are_parameters_with_their_types():
+    get = document()["paths"]["/colours/{n}"]["get"]
+    places = {one["name"]: (one["in"], one["required"]) for one in get["parameters"]}
+    assert places == {"n": ("path", True), "x-user": ("header", True), "parts": ("query", False)}
+    assert get["parameters"][0]["schema"] == {"type": "integer"}
+
+
+def test_a_stream_is_described_as_what_clients_may_accept():
+    answer = document()["paths"]["/fn/shop.watch"]["post"]["responses"]["200"]
+    assert set(answer["content"]) == {
+        "application/jsonl",
+        "application/x-ndjson",
+        "text/event-stream",
+    }
+
+
+def test_a_file_may_be_sent_as_a_form_and_a_whole_body_as_one_field():
+    paths = document()["paths"]
+    content = paths["/photos"]["post"]["requestBody"]["content"]
+    assert set(content) == {"application/json", "multipart/form-data"}
+    assert "201" in paths["/photos"]["post"]["responses"]
+    whole = paths["/titles"]["put"]["requestBody"]["content"]["application/json"]["schema"]
+    assert whole["type"] == "string"
+
+
+def test_every_operation_can_end_in_a_problem():
+    for operations in document()["paths"].values():
+        for operation in operations.values():
+            assert operation["responses"]["default"] == {"$ref": "#/components/responses/Problem"}
 
 
 def test_operation_ids_are_unique():
