@@ -1,82 +1,25 @@
 """The README's commands and code, run as they are printed, in an empty directory."""
 
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
+from documents import blocks, commands, free_port, run, start, stop
+from documents import environment as newcomer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
-
-
-def commands(text: str) -> list[tuple[str, str]]:
-    """Return (command, what it prints) of a console block."""
-    found = []
-    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-        command, _, output = part.partition("\n")
-        found.append((re.sub(r"\s{2,}#.*", "", command), output.strip()))
-    return found
+BLOCKS = blocks(README)
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    scripts = sysconfig.get_path("scripts")
-    return {
-        **os.environ,
-        "PATH": f"{scripts}:{os.environ['PATH']}",
-        "TRINE_CACHE": str(tmp_path / "cache"),
-    }
+    return newcomer(tmp_path)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run(command: str, place: Path, environment: dict[str, str]) -> str:
-    ended = subprocess.run(
-        ["bash", "-c", command],
-        cwd=place,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=40,
-    )
-    assert ended.returncode == 0, f"{command}: {ended.stdout}{ended.stderr}"
-    return ended.stdout.strip()
-
-
-def up(arguments: list[str], place: Path, environment: dict[str, str]) -> "subprocess.Popen[str]":
-    program = subprocess.Popen(
-        [sys.executable, "-m", "trine", *arguments],
-        cwd=place,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert program.stdout is not None
-    for line in program.stdout:
-        if line.startswith("Ready"):
-            return program
-    raise AssertionError("trine up ended")
-
-
-def stop(program: "subprocess.Popen[str]") -> None:
-    program.send_signal(signal.SIGINT)
-    try:
-        program.communicate(timeout=10)
-    finally:
-        program.kill()
+def up(arguments: list[str], place: Path, environment: dict[str, str]):
+    return start(arguments, place, environment, "Ready")
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

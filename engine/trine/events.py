@@ -1,5 +1,6 @@
 """Events: facts in the past tense, CloudEvents 1.0 in NATS binary mode."""
 
+import zlib
 from datetime import UTC, datetime
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from trine import wire
 from trine.bus import Message
 from trine.errors import UsageError
-from trine.invocation import current, new_id
+from trine.invocation import caused, current, new_id
 from trine.wire import Names
 
 
@@ -62,8 +63,7 @@ def message(names: Names, event: EventModel, id: str | None = None) -> Message:
         "content-type": "application/json",
         wire.MSG_ID: f"{event.event_type}-{identity}",
     }
-    if cause is not None:
-        headers.update(cause.headers())
+    headers.update(caused())
     return Message(
         names.event(event.event_type, key, identity), event.model_dump_json().encode(), headers
     )
@@ -81,9 +81,19 @@ class Changed(EventModel, type="changed"):
     cause: str = ""  # its invocation
 
 
+PARTITIONS = (
+    4  # of the changes of a scope; those of one key are in one, and so can be kept in order
+)
+
+
+def partition(key: str) -> int:
+    """The partition in which the changes of *key* are."""
+    return zlib.crc32(key.encode()) % PARTITIONS
+
+
 def changed_message(names: Names, change: Changed) -> Message:
-    """Return the message for *change*, on ``event.changed.<scope>.<key>.<id>``."""
+    """Return the message for *change*, on ``event.changed.<scope>.<partition>.<key>.<id>``."""
     made = message(names, change)
     identity = made.subject.rsplit(".", 1)[1]
-    subject = names.event("changed", f"{change.scope}.{change.key_name}", identity)
-    return made._replace(subject=subject)
+    keys = f"{change.key_name}.{identity}"
+    return made._replace(subject=names.changed(change.scope, partition(change.key_name), keys))

@@ -93,7 +93,7 @@ class Binding:
         """Stable over restarts and replicas: it names the durable consumer."""
         if self.name is not None:
             return self.name
-        config = self.trigger.model_dump_json()
+        config = self.trigger.model_dump_json(exclude_defaults=True)  # a new setting changes no id
         digest = hashlib.sha256(config.encode()).hexdigest()[:8]
         return f"{self.function.id.replace('.', '-')}--{self.trigger.kind()}-{digest}"
 

@@ -1,40 +1,22 @@
 """Cron: run a function by the clock. The NATS server keeps the schedule; nobody is elected."""
 
-import re
-import time
-from datetime import UTC, datetime
+import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, Field, field_validator
+import anyio
+from pydantic import Field, ValidationInfo, field_validator
 
-from trine import Trigger, TriggerContext, wire
-from trine.bus import Stored
-from trine.consume import Delivery
+from trine import Client, Trigger, TriggerContext, wire
 from trine.errors import WriteConflictError
 from trine.trigger import Placement
+from trine_triggers.cron_expression import parse
+from trine_triggers.cron_ticks import MENDS, CronTick, Ticks, place
 
-_NAMED = {
-    "@yearly": "0 0 0 1 1 *",
-    "@annually": "0 0 0 1 1 *",
-    "@monthly": "0 0 0 1 * *",
-    "@weekly": "0 0 0 * * 0",
-    "@daily": "0 0 0 * * *",
-    "@midnight": "0 0 0 * * *",
-    "@hourly": "0 0 * * * *",
-}
-_EVERY = re.compile(r"@every ((\d+(\.\d+)?(ms|s|m|h))+)")
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_FIELD = re.compile(r"[0-9a-zA-Z*?/,-]+")
-_LATE_SECONDS = 5.0
+__all__ = ["Cron", "CronTick"]
 
-
-class CronTick(BaseModel):
-    """The payload of a tick; times are in UTC, by the server's clock."""
-
-    scheduled_at: datetime
-    fired_at: datetime
+_ACK_SECONDS = 10.0  # until a tick in the hands of a killed replica goes to another
 
 
 class Cron(Trigger):
@@ -42,8 +24,11 @@ class Cron(Trigger):
 
     Each tick runs the function in one replica, at least once, and no restart of a replica loses or
     doubles one. Ticks that nobody was there to take: the latest of them runs late
-    (``catch_up="last"``), or none (``"none"``). *zone* is an IANA name; the default is UTC.
-    *payload* is given to the function in place of the `CronTick`.
+    (``catch_up="last"``), or none (``"none"``). Ticks that fall due while a run goes on, in
+    whichever replica: they wait (``overlap="queue"``), are left out (``"skip"``), or run beside it
+    (``"parallel"``, up to *concurrency* in each replica). *jitter* spreads the start over that many
+    seconds. *zone* is an IANA name; the default is UTC. *payload* is given to the function in
+    place of the `CronTick`.
     """
 
     placement: ClassVar[Placement] = "shared"
@@ -51,8 +36,10 @@ class Cron(Trigger):
     expression: str
     zone: str | None = None
     catch_up: Literal["none", "last"] = "last"
+    overlap: Literal["skip", "queue", "parallel"] = "queue"
+    jitter: float = Field(default=0.0, ge=0, le=3600)
     payload: dict[str, Any] | None = None
-    concurrency: int = Field(default=1, ge=1)
+    concurrency: int = Field(default=16, ge=1, le=1000)
 
     def __init__(self, expression: str, **data: Any) -> None:
         super().__init__(expression=expression, **data)
@@ -60,87 +47,73 @@ class Cron(Trigger):
     @field_validator("expression")
     @classmethod
     def _valid(cls, value: str) -> str:
-        server_expression(value)
+        parse(value)
         return value
 
     @field_validator("zone")
     @classmethod
-    def _known(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                ZoneInfo(value)
-            except (ZoneInfoNotFoundError, ValueError) as error:
-                raise ValueError(f"no time zone {value!r}") from error
+    def _known(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"no time zone {value!r}") from error
+        if str(info.data.get("expression", "")).split()[:1] == ["@every"]:
+            raise ValueError("@every counts seconds: it has no zone")
         return value
 
     async def run(self, ctx: TriggerContext) -> None:
-        bus = ctx.client.bus
-        target = bus.names.event("schedule", *ctx.binding.id.rsplit("-", 1))
-        await self._arm(ctx, target)
+        ticks = Ticks(self, ctx)
+        await self._arm(ctx, ticks)
+        alone = self.overlap != "parallel"
+        connection = ctx.client.bus.connection
+        connection.on_reconnect.add(ticks.reconnected)
+        try:
+            async with anyio.create_task_group() as tasks:
+                if self.catch_up == "last":
+                    tasks.start_soon(ticks.catch_up)
+                await ctx.consume(
+                    ctx.client.bus.names.events,
+                    [ticks.subject],
+                    ticks.handle,
+                    concurrency=1 if alone else self.concurrency,
+                    max_ack_pending=1 if alone else 10_000,
+                    ack_wait=_ACK_SECONDS,
+                )
+                tasks.cancel_scope.cancel()
+        finally:
+            connection.on_reconnect.discard(ticks.reconnected)
 
-        async def handle(delivery: Delivery) -> None:
-            late = time.time() - delivery.timestamp > _LATE_SECONDS
-            if late and delivery.attempt == 1:  # nobody was there; a killed replica's comes again
-                latest = await bus.last(bus.names.events, target)
-                overtaken = latest is not None and latest.sequence > delivery.sequence
-                if self.catch_up == "none" or overtaken:
-                    return
-            at = datetime.fromtimestamp(delivery.timestamp, UTC)
-            tick = CronTick(scheduled_at=at.replace(microsecond=0), fired_at=at)
-            payload = tick if self.payload is None else self.payload
-            await ctx.deliver(payload, delivery.attempt, tick=delivery.sequence)
+    @classmethod
+    async def retire(cls, client: Client, kept: Mapping[str, Collection[str]]) -> None:
+        """Remove the schedules of bindings that are gone; *kept* has those of each function."""
+        names = client.bus.names
+        for function, bindings in kept.items():
+            own = [id for id in bindings if not id.endswith(MENDS)]
+            ids = [id + end for id in own for end in ("", MENDS)]
+            keep = {names.schedule(place(function, id)) for id in ids}
+            pattern = names.schedule(place(function, "*"))
+            for subject in await client.bus.subjects(names.record, pattern):
+                if subject not in keep:
+                    await client.bus.api(f"STREAM.PURGE.{names.record}", {"filter": subject})
 
-        await ctx.consume(bus.names.events, [target], handle, concurrency=self.concurrency)
+    async def _arm(self, ctx: TriggerContext, ticks: Ticks) -> None:
+        """Put the schedule into the record.
 
-    async def _arm(self, ctx: TriggerContext, target: str) -> None:
-        """Put the schedule into the record, and remove those that this function no longer has.
-
-        An unchanged schedule is left alone: writing it again would shift the phase of ``@every``.
+        An unchanged one is left alone: writing it again would shift the phase of ``@every``.
         """
         bus = ctx.client.bus
-        function = ctx.binding.function.id.replace(".", "-")
-        place = f"cron.{function}"
         headers = {
-            wire.SCHEDULE: server_expression(self.expression),
-            wire.SCHEDULE_TARGET: bus.names.relayed(target),
+            wire.SCHEDULE: parse(self.expression).text,
+            wire.SCHEDULE_TARGET: bus.names.relayed(ticks.subject),
         }
-        if self.zone and not self.expression.startswith("@every"):
+        if self.zone:
             headers[wire.SCHEDULE_ZONE] = self.zone
-        subject = bus.names.schedule(f"{place}.{ctx.binding.id}")
-        kept = {
-            bus.names.schedule(f"{place}.{id}") for id in ctx.siblings if id != ctx.binding.id
-        } | {subject}
-        for old in await bus.subjects(bus.names.record, bus.names.schedule(f"{place}.*")):
-            if old not in kept:
-                await bus.api(f"STREAM.PURGE.{bus.names.record}", {"filter": old})
-        stored = await bus.last(bus.names.record, subject)
-        if stored is not None and _same(stored, headers):
+        stored = await bus.last(bus.names.record, ticks.schedule)
+        names = (wire.SCHEDULE, wire.SCHEDULE_TARGET, wire.SCHEDULE_ZONE)
+        if stored and all(stored.headers.get(one) == headers.get(one) for one in names):
             return
         headers[wire.EXPECTED_SEQUENCE] = str(stored.sequence if stored else 0)
-        try:
-            await bus.store(subject, b"{}", headers)
-        except WriteConflictError:
-            return  # another replica was faster
-
-
-def _same(stored: Stored, headers: dict[str, str]) -> bool:
-    names = (wire.SCHEDULE, wire.SCHEDULE_TARGET, wire.SCHEDULE_ZONE)
-    return all(stored.headers.get(name) == headers.get(name) for name in names)
-
-
-def server_expression(expression: str) -> str:
-    """Return *expression* as the server reads it: six fields, or ``@every``; ValueError if none."""
-    text = " ".join(expression.split())
-    if text in _NAMED:
-        return _NAMED[text]
-    if text.startswith("@every"):
-        parts = _PART.findall(text) if _EVERY.fullmatch(text) else []
-        if sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts) < 1:
-            raise ValueError("@every takes a duration of at least 1 s, such as 90s or 1m30s")
-        return text
-    fields = text.split(" ")
-    if len(fields) == 5:
-        fields.insert(0, "0")
-    if len(fields) != 6 or not all(_FIELD.fullmatch(field) for field in fields):
-        raise ValueError("a cron expression has 6 fields (with seconds), 5, or is @every/@daily/…")
-    return " ".join(fields)
+        with contextlib.suppress(WriteConflictError):  # another replica was faster
+            await bus.store(ticks.schedule, b"{}", headers)

@@ -1,4 +1,4 @@
-"""For tests, ours and yours: a real server, and an app served in this process."""
+"""A real server for a test, and an app served in its process."""
 
 import tempfile
 from collections.abc import AsyncIterator

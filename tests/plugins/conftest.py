@@ -1,0 +1,3 @@
+"""The packages here are installed and tested elsewhere: by test_plugin_proof.py."""
+
+collect_ignore_glob = ["*/test_*.py"]
