@@ -56,7 +56,9 @@ class Stored:
     def of(cls, message: Msg) -> "Stored":
         headers = message.headers or {}
         subject = headers.get(wire.SUBJECT, message.subject)
-        return cls(subject, message.data, int(headers.get(wire.SEQUENCE, 0)), headers)
+        return cls(
+            subject, message.data, wire.whole(headers.get(wire.SEQUENCE), 1 << 62, 0), headers
+        )
 
     @property
     def gone(self) -> bool:

@@ -1,77 +1,43 @@
-"""Durable consumers: the one loop behind jobs, events, ticks and changed keys.
+"""Durable consumers: the one loop behind events, ticks, changed keys and most queues.
 
 A standing pull asks for no more than there are free places, so that work waits at the server,
-where another worker can take it. What is being handled is kept alive, what fails is handed back
-after its delay, and what cannot succeed goes to the dead letters, all at least once.
+where another worker can take it. How what was taken ends is `trine.settlement`'s.
 """
 
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 import anyio
-import structlog
 from anyio.abc import TaskStatus
 
 from trine import wire
 from trine.bus import Bus
 from trine.connection import Listener, Msg
+from trine.delivery import Delivery, Handler, NotOursError, OnDead
+from trine.durable import FORGET_SECONDS, Deliver, Durable
 from trine.errors import TrineError
 from trine.retry import Retry
-
-log = structlog.get_logger("trine")
+from trine.settlement import Settlement
 
 _HEARTBEAT_SECONDS = 5.0
 _EXPIRES_SECONDS = 30.0
 _AGAIN_SECONDS = 0.5
-_FORGET_SECONDS = 14 * 24 * 3600  # an abandoned consumer goes after this time
-_NS = 1_000_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One message, in the hands of one handler."""
-
-    subject: str
-    payload: bytes
-    headers: Mapping[str, str]
-    attempt: int  # 1 for the first delivery
-    sequence: int  # in its stream
-    timestamp: float  # unix seconds by the server's clock
-    reply: str
-
-    @classmethod
-    def of(cls, message: Msg) -> "Delivery":
-        parts = message.reply.split(".")
-        if len(parts) > 9:  # newer servers: $JS.ACK.<domain>.<account>.<stream>...
-            parts = parts[2:]
-        return cls(
-            message.subject,
-            message.data,
-            message.headers or {},
-            int(parts[4]),
-            int(parts[5]),
-            int(parts[7]) / _NS,
-            message.reply,
-        )
-
-
-class NotOursError(Exception):
-    """Raised by a handler whose message is in other hands by now: it is not answered at all.
-
-    An acknowledgement from here would end the work of whoever has it.
-    """
-
-
-Handler = Callable[[Delivery], Awaitable[None]]
-OnDead = Callable[[Delivery, Exception], Awaitable[None]]
+async def make(durable: Durable) -> None:
+    """Create the consumer, or change it to what is asked for now."""
+    await durable.ensure()
 
 
 @dataclass(slots=True)
 class Consumer:
-    """A durable consumer called *name* on *stream*, shared by every process that runs it."""
+    """A durable consumer called *name* on *stream*, shared by every process that runs it.
+
+    *deliver* is heeded when the server makes the consumer; later it goes on where it was. What a
+    dead letter of it held, and only that, comes again on a subject of its own.
+    """
 
     bus: Bus
     stream: str
@@ -80,19 +46,48 @@ class Consumer:
     handle: Handler
     concurrency: int = 16
     ack_wait: float = 30.0
-    deliver: Literal["all", "new", "last_per_subject"] = "all"
+    deliver: Deliver = "all"
     retry: Retry = field(default_factory=Retry)
     on_dead: OnDead | None = None
-    forget: bool = True  # False: the consumer stays though nobody runs it
+    max_ack_pending: int = 10_000  # in the hands of all processes together
+    inactive_seconds: float | None = FORGET_SECONDS  # kept though nobody runs it; None: for ever
+    source: str = ""  # under which its dead letters are listed; default: its name
+    owns_payload: bool = False  # a large payload is deleted when its message has ended
+    prepare: Callable[[Durable], Awaitable[None]] = make  # how the server gets to know it
 
-    _running: dict[str, Delivery] = field(default_factory=dict, init=False)
+    _durable: Durable = field(init=False)
+    _settlement: Settlement = field(init=False)
     _asked: int = field(default=0, init=False)
     _heard: float = field(default=0.0, init=False)
     _wake: anyio.Event = field(default_factory=anyio.Event, init=False)
     _inbox: str = field(default="", init=False)
     _listener: Listener | None = field(default=None, init=False)
-    _tasks: Any = field(default=None, init=False)
     _lost: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        names = self.bus.names
+        again = [] if self.stream == names.jobs else [names.redrive(self.stream, self.name, "*")]
+        self._durable = Durable(
+            self.bus,
+            self.stream,
+            self.name,
+            (*self.filters, *again),
+            self.ack_wait,
+            self.deliver,
+            self.max_ack_pending,
+            self.inactive_seconds,
+        )
+        self._settlement = Settlement(
+            self.bus,
+            self.stream,
+            self.source or self.name,
+            self.handle,
+            retry=self.retry,
+            ack_wait=self.ack_wait,
+            on_dead=self.on_dead,
+            ended=self._wake_up,
+            owns_payload=self.owns_payload,
+        )
 
     async def run(
         self,
@@ -105,8 +100,7 @@ class Consumer:
         self.bus.connection.on_reconnect.add(self._reset)
         try:
             async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._keep_alive)
+                tasks.start_soon(self._settlement.keep_alive)
                 tasks.start_soon(self._wake_on, stopping)
                 await self._open()
                 task_status.started()
@@ -116,7 +110,7 @@ class Consumer:
                     with anyio.move_on_after(_AGAIN_SECONDS if self._lost else _HEARTBEAT_SECONDS):
                         await self._wake.wait()
                 await self._close()
-                while self._running:
+                while len(self._settlement):
                     self._wake = anyio.Event()
                     await self._wake.wait()
                 tasks.cancel_scope.cancel()
@@ -125,30 +119,16 @@ class Consumer:
             if self._listener is not None:
                 self._listener.drop()  # nobody is left to handle what comes now
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                await self._settlement.close()
                 await self._close()
 
     async def ensure(self) -> None:
-        """Create the consumer, or change it to what is asked for now."""
-        config: dict[str, Any] = {
-            "durable_name": self.name,
-            "name": self.name,
-            "deliver_policy": self.deliver,
-            "ack_policy": "explicit",
-            "ack_wait": int(self.ack_wait * _NS),
-            "max_deliver": -1,  # the retry policy counts, so that nothing stays stuck in a queue
-            "max_ack_pending": 10_000,
-            "replay_policy": "instant",
-        }
-        if self.forget:
-            config["inactive_threshold"] = _FORGET_SECONDS * _NS
-        if len(self.filters) == 1:
-            config["filter_subject"] = self.filters[0]
-        else:
-            config["filter_subjects"] = self.filters
-        await self.bus.api(
-            f"CONSUMER.CREATE.{self.stream}.{self.name}",
-            {"stream_name": self.stream, "config": config},
-        )
+        """Create the consumer, or change it to what is asked for now, but for where it starts."""
+        await self.prepare(self._durable)
+
+    def stop(self, concerned: Callable[[Delivery], bool]) -> None:
+        """Stop what runs for the deliveries that are *concerned*, and run them no more."""
+        self._settlement.stop(concerned)
 
     # --- asking --------------------------------------------------------------------------------
 
@@ -168,6 +148,7 @@ class Consumer:
     async def _pull(self) -> None:
         silent = time.monotonic() - self._heard > 2.5 * _HEARTBEAT_SECONDS
         if self._lost or (self._asked and silent):
+            # After a restart of the server the old pull is gone, and perhaps the consumer is.
             self._lost = True
             try:
                 await self._close()
@@ -175,21 +156,14 @@ class Consumer:
                 await self._open()
             except TrineError:
                 return  # away: the next turn tries again
-        free = self.concurrency - len(self._running) - self._asked
+        free = self.concurrency - len(self._settlement) - self._asked
         if free <= 0 or (self._asked and free < self.concurrency / 2):
             return
-        body = {
-            "batch": free,
-            "expires": int(_EXPIRES_SECONDS * _NS),
-            "idle_heartbeat": int(_HEARTBEAT_SECONDS * _NS),
-        }
         if not self._asked:
             self._heard = time.monotonic()  # nothing was to be heard meanwhile
         with contextlib.suppress(TrineError):
-            self.bus.connection.send(
-                f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}",
-                wire.dumps(body),
-                self._inbox,
+            self._durable.pull(
+                self._inbox, free, seconds=_EXPIRES_SECONDS, heartbeat=_HEARTBEAT_SECONDS
             )
             self._asked += free
 
@@ -198,79 +172,32 @@ class Consumer:
         status = (message.headers or {}).get(wire.STATUS)
         if status is None:
             self._asked = max(0, self._asked - 1)
-            delivery = Delivery.of(message)
-            self._running[delivery.reply] = delivery
-            self._tasks.start_soon(self._one, delivery)
+            self._settlement.start(Delivery.of(message))
         elif status != "100":  # 100: heartbeat; the others end a pull
             left = (message.headers or {}).get("Nats-Pending-Messages")
             self._asked = max(0, self._asked - int(left)) if left else 0
             # A deleted consumer is made again; anything else asks again.
             self._lost |= "Deleted" in (message.headers or {}).get(wire.DESCRIPTION, "")
-            self._wake.set()
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        self._wake.set()
 
     def _reset(self) -> None:
         self._lost = True
-        self._wake.set()
+        self._wake_up()
 
     async def _wake_on(self, stopping: anyio.Event) -> None:
         await stopping.wait()
-        self._wake.set()
+        self._wake_up()
 
-    # --- handling ------------------------------------------------------------------------------
 
-    async def _one(self, delivery: Delivery) -> None:
-        try:
-            await self.handle(delivery)
-            self._answer(delivery, b"+ACK")
-        except anyio.get_cancelled_exc_class():
-            self._answer(delivery, b"-NAK")
-            raise
-        except NotOursError as error:
-            log.warning("delivery_abandoned", consumer=self.name, why=str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises has a consequence
-            await self._failed(delivery, error)
-        finally:
-            self._running.pop(delivery.reply, None)
-            self._wake.set()
-
-    async def _failed(self, delivery: Delivery, error: Exception) -> None:
-        delay = self.retry.delay(delivery.attempt, error)
-        facts = {
-            "consumer": self.name,
-            "attempt": delivery.attempt,
-            "error": f"{type(error).__name__}: {error}",
-        }
-        if delay is not None:
-            log.warning("delivery_failed", retry_in=round(delay, 3), **facts)
-            self._answer(delivery, b"-NAK " + wire.dumps({"delay": int(delay * _NS)}))
-            return
-        log.error("delivery_dead", **facts)
-        try:
-            if self.on_dead is not None:
-                await self.on_dead(delivery, error)
-            await self._bury(delivery, error)
-            self._answer(delivery, b"+TERM")
-        except TrineError as fault:  # not buried: it comes again
-            log.warning("dead_letter_failed", consumer=self.name, error=str(fault))
-            self._answer(delivery, b'-NAK {"delay": 5000000000}')
-
-    async def _bury(self, delivery: Delivery, error: Exception) -> None:
-        headers = {k: v for k, v in delivery.headers.items() if not k.startswith("Nats-")}
-        headers[wire.REASON] = f"{getattr(error, 'code', 'internal')}: {error}"[:500]
-        headers[wire.ATTEMPT] = str(delivery.attempt)
-        headers["Trine-Subject"] = delivery.subject
-        headers[wire.MSG_ID] = f"{self.name}-{delivery.sequence}"
-        letter = f"{self.stream}-{delivery.sequence}"
-        await self.bus.store(
-            self.bus.names.dead_letter(wire.token(self.name), letter), delivery.payload, headers
-        )
-
-    def _answer(self, delivery: Delivery, verdict: bytes) -> None:
-        with contextlib.suppress(TrineError):  # away: the server hands it out again
-            self.bus.connection.send(delivery.reply, verdict)
-
-    async def _keep_alive(self) -> None:
-        while True:
-            await anyio.sleep(self.ack_wait / 3)
-            for delivery in tuple(self._running.values()):
-                self._answer(delivery, b"+WPI")
+__all__ = [
+    "FORGET_SECONDS",
+    "Consumer",
+    "Deliver",
+    "Delivery",
+    "Handler",
+    "NotOursError",
+    "OnDead",
+]

@@ -1,46 +1,39 @@
-"""Jobs: durable calls, their queues, and the handle on one of them."""
+"""Jobs as workers take them: which consumers a queue has, and what surrounds each run."""
 
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import anyio
+import structlog
+from anyio.abc import TaskStatus
 
-from trine import wire
-from trine.bus import Bus, Message, Stored
+from trine import results, unique, wire
+from trine.bus import Bus
 from trine.connection import Msg
-from trine.consume import Consumer, Delivery, Handler
-from trine.errors import DeadlineError, TrineError
-from trine.invocation import current
+from trine.consume import Consumer
+from trine.delivery import Delivery, Handler
+from trine.durable import OVERLAPS, Durable
+from trine.errors import InternalError, TrineError, UsageError
+from trine.job import Job
+from trine.jobmessage import ANY, PARTITIONS, PRIORITIES, Ref
+from trine.lanes import Lanes
+from trine.results import kept, put_progress, put_result
 from trine.retry import Retry
-from trine.wire import Names
 
-O = TypeVar("O")  # noqa: E741 - output, as I is input
-RESULT_SECONDS = 24 * 3600  # how long the result of a job is kept
-ANY = "any"  # the requirement that every worker meets
+log = structlog.get_logger("trine")
 
-
-def job_message(
-    names: Names,
-    queue: str,
-    id: str,
-    payload: bytes,
-    *,
-    requirement: str = ANY,
-    function: str = "",
-) -> Message:
-    """Return the message that is the job: stored once per *id* within two minutes."""
-    cause = current.get()
-    headers = {wire.MSG_ID: id, **(cause.headers() if cause else {})}
-    if function:
-        headers[wire.FUNCTION] = function
-    subject = names.job(
-        wire.name(queue, "queue"), wire.name(requirement, "requirement"), wire.token(id)
-    )
-    return Message(subject, payload, headers)
+FAR = "9999-01-01T00:00:00Z"  # until then a queue is paused when nobody says otherwise
 
 
 def job_id(delivery: Delivery) -> str:
     """The id of the job that *delivery* is."""
-    return delivery.subject.rsplit(".", 1)[1]
+    return Ref.of(delivery.subject).id
+
+
+def job_facts(delivery: Delivery) -> dict[str, str]:
+    """Which job a run is for, as ``ctx.invocation.facts`` tells it."""
+    ref = Ref.of(delivery.subject)
+    return {"queue": ref.queue, "job": ref.id}
 
 
 def queue_consumer(
@@ -52,82 +45,228 @@ def queue_consumer(
     concurrency: int = 16,
     ack_wait: float = 30.0,
     retry: Retry | None = None,
-) -> list[Consumer]:
-    """Return the consumers of *queue* for a worker that meets *requirements*.
+    priorities: bool = False,
+    fifo: bool = False,
+    total: int | None = None,
+) -> "list[QueueConsumer]":
+    """Return what takes the jobs of *queue* for a worker that meets *requirements*.
 
-    One durable consumer for each, shared by all workers: the server does the scheduling.
+    One durable consumer for each lane, shared by all workers: the server does the scheduling. The
+    worker has *concurrency* places over all of them; a requirement that is named first is served
+    first. Without *priorities* and *fifo* a queue has one lane, in the order of arrival.
     """
-
-    async def on_dead(delivery: Delivery, error: Exception) -> None:
-        await put_result(bus, job_id(delivery), error=error)
-
-    return [
-        Consumer(
+    check_layout(requirements, priorities=priorities, fifo=fifo, total=total)
+    durables = [
+        Durable(
             bus,
             bus.names.jobs,
-            f"{queue}--{requirement}",
-            [bus.names.job(queue, requirement, "*")],
-            handle,
-            concurrency=concurrency,
-            ack_wait=ack_wait,
-            retry=retry or Retry(),
-            on_dead=on_dead,
-            forget=False,
+            name,
+            filters,
+            ack_wait,
+            max_ack_pending=1 if fifo else total or 10_000,
+            inactive_seconds=None,
         )
-        for requirement in requirements
+        for name, filters in layout(bus, queue, requirements, priorities=priorities, fifo=fifo)
     ]
+    policy = retry or Retry()
+    return [QueueConsumer(bus, queue, durables, handle, concurrency, policy, fair=fifo)]
 
 
-async def put_result(
-    bus: Bus, id: str, payload: bytes = b"", error: BaseException | None = None
+def check_layout(
+    requirements: Sequence[str], *, priorities: bool, fifo: bool, total: int | None
 ) -> None:
-    """Keep the result, or the error, for a day, before the job is acknowledged."""
-    headers = {wire.TTL: f"{RESULT_SECONDS}s"}
-    if error is not None:
-        said, payload = wire.encode_error(error)
-        headers.update(said)
-    await bus.store(bus.names.result(id), payload, headers)
+    """Raise `UsageError` for what no set of consumers can do together."""
+    if priorities and fifo:
+        raise UsageError("a queue that keeps the order of each key has no priorities")
+    if total is not None and (priorities or fifo or len(requirements) > 1):
+        raise UsageError(
+            "total= is counted by the server for one consumer: a queue with priorities, fifo or"
+            " several requirements has several"
+        )
 
 
-class Job(Generic[O]):
-    """The handle on a job, from any process: ``Job(client, id)``."""
+def layout(
+    bus: Bus, queue: str, requirements: Sequence[str], *, priorities: bool, fifo: bool
+) -> list[tuple[str, tuple[str, ...]]]:
+    """Return name and filters of the consumers that *queue* has, the first to be served first."""
+    names = bus.names
+    keyed = [f"p{number}" for number in range(PARTITIONS)]
 
-    def __init__(self, bus: Bus, id: str, decode: Any = None) -> None:
+    def of(requirement: str, suffix: str, lanes: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+        filters = tuple(names.job(queue, requirement, lane, "*") for lane in lanes)
+        return f"{queue}--{requirement}{suffix}", filters
+
+    if fifo:
+        parts = [(f"--{lane}", [lane]) for lane in keyed] + [("--none", list(PRIORITIES))]
+        return [of(one, suffix, lanes) for one in requirements for suffix, lanes in parts]
+    if priorities:
+        return [
+            of(one, f"--{priority}", [priority, *(keyed if priority == "normal" else ())])
+            for priority in PRIORITIES
+            for one in requirements
+        ]
+    return [of(one, "", ["*"]) for one in requirements]
+
+
+class QueueConsumer:
+    """Takes the jobs of one queue in this process: `run` does, until it is told to stop."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        queue: str,
+        durables: list[Durable],
+        handle: Handler,
+        concurrency: int,
+        retry: Retry,
+        *,
+        fair: bool,
+    ) -> None:
         self._bus = bus
-        self.id = id
-        self._decode = decode
+        self._queue = queue
+        self._durables = durables
+        self._handle = handle
+        self._running = False
+        self._others = False  # somebody else laid the queue out in another way
+        source = f"queue={queue}"
+        first = durables[0]
+        self._consumer: Consumer | Lanes
+        if len(durables) == 1:
+            self._consumer = Consumer(
+                bus,
+                first.stream,
+                first.name,
+                list(first.filters),
+                self._run_once,
+                concurrency=concurrency,
+                ack_wait=first.ack_wait,
+                retry=retry,
+                on_dead=self._dead,
+                max_ack_pending=first.max_ack_pending,
+                inactive_seconds=None,
+                source=source,
+                owns_payload=True,
+                prepare=self._prepare,
+            )
+        else:
+            self._consumer = Lanes(
+                bus,
+                durables,
+                self._run_once,
+                concurrency=concurrency,
+                retry=retry,
+                on_dead=self._dead,
+                source=source,
+                owns_payload=True,
+                prepare=self._prepare,
+                fair=fair,
+            )
 
-    async def result(self, timeout: float = 60.0) -> O:
-        """Wait for the result; raises what the function raised when it will not be retried.
-
-        `DeadlineError` after *timeout* seconds; the job goes on, and may be asked again.
-        """
-        subject = self._bus.names.result(wire.token(self.id))
-        done = anyio.Event()
-        arrived: list[Stored] = []
-
-        def receive(message: Msg) -> None:
-            arrived.append(Stored(message.subject, message.data, 0, message.headers or {}))
-            done.set()
-
-        listener = await self._bus.connection.listen(subject, receive)
+    async def run(
+        self,
+        stopping: anyio.Event,
+        *,
+        task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Take jobs until *stopping* is set, then end what runs; cancelled: hand it back."""
+        subject = self._bus.names.stop(self._queue, "*")
+        listener = await self._bus.connection.listen(subject, self._cancelled, confirm=False)
         try:
-            found = await self._bus.last(self._bus.names.results, subject)
-            if found is None or found.gone:
-                with anyio.fail_after(timeout):
-                    await done.wait()
-                found = arrived[0]
-        except TimeoutError as error:
-            raise DeadlineError(
-                f"job {self.id} has no result after {timeout:g} s", job=self.id
-            ) from error
+            await self._consumer.run(stopping, task_status=task_status)
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await listener.close()
-        if wire.ERROR in found.headers:
-            raise _failed(found)
-        return self._decode(found.payload) if self._decode else wire.loads(found.payload)  # type: ignore[no-any-return]
+
+    # --- runs ----------------------------------------------------------------------------------
+
+    async def _run_once(self, delivery: Delivery) -> None:
+        headers = delivery.headers
+        if delivery.attempt > 1 or wire.STREAM_SOURCE in headers:
+            # It has ended and only the acknowledgement was lost, or it was cancelled on its way.
+            if await results.find(self._bus, Ref.of(delivery.subject)) is None:
+                await self._handle(delivery)
+        else:
+            await self._handle(delivery)
+        if wire.UNIQUE in headers:
+            await unique.release(self._bus, Ref.of(delivery.subject), headers)
+
+    async def _dead(self, delivery: Delivery, error: Exception) -> None:
+        await put_result(self._bus, delivery, error=error)
+        await unique.release(self._bus, Ref.of(delivery.subject), delivery.headers)
+
+    def _cancelled(self, message: Msg) -> None:
+        id = message.subject.rsplit(".", 1)[1]
+        self._consumer.stop(lambda delivery: job_id(delivery) == id)
+
+    # --- consumers -----------------------------------------------------------------------------
+
+    async def _prepare(self, durable: Durable) -> None:
+        try:
+            new = await durable.ensure()
+        except InternalError as error:
+            if error.details.get("err_code") != OVERLAPS:
+                raise
+            if self._running:  # whoever started last is right: we would only take turns
+                if not self._others:
+                    log.warning("queue_laid_out_otherwise", queue=self._queue)
+                self._others = True
+                raise
+            await self._remove_others(durable)
+            new = await durable.ensure()
+        self._running |= durable is self._durables[-1] or durable.name == self._durables[-1].name
+        if new:
+            paused = self._bus.names.paused(self._queue)
+            if await self._bus.last(self._bus.names.record, paused) is not None:
+                await pause_consumer(self._bus, durable.name, FAR)
+
+    async def _remove_others(self, durable: Durable) -> None:
+        """Delete the consumers of an earlier layout: the server lets no two take one message."""
+        wanted = {one.name for one in self._durables}
+        prefix = durable.filters[0].rsplit(".", 2)[0] + "."
+        for name, filters in await consumers(self._bus):
+            if name not in wanted and any(one.startswith(prefix) for one in filters):
+                log.info("stale_consumer_deleted", queue=self._queue, consumer=name)
+                try:
+                    await self._bus.api(f"CONSUMER.DELETE.{durable.stream}.{name}")
+                except TrineError as error:
+                    log.debug("consumer_not_deleted", consumer=name, error=str(error))
 
 
-def _failed(found: Stored) -> TrineError:
-    return wire.decode_error(found.headers, found.payload)
+async def consumer_infos(bus: Bus) -> list[dict[str, Any]]:
+    """Return what the server says of every consumer of jobs."""
+    found: list[dict[str, Any]] = []
+    while True:
+        page = await bus.api(f"CONSUMER.LIST.{bus.names.jobs}", {"offset": len(found)})
+        found += page.get("consumers") or []
+        if not page.get("consumers") or len(found) >= page.get("total", 0):
+            return found
+
+
+async def consumers(bus: Bus) -> list[tuple[str, list[str]]]:
+    """Return the consumers of jobs with what they take."""
+    return [(info["name"], filters(info)) for info in await consumer_infos(bus)]
+
+
+def filters(info: dict[str, Any]) -> list[str]:
+    """Return the subjects that a consumer takes."""
+    config = info["config"]
+    return config.get("filter_subjects") or [config.get("filter_subject", "")]
+
+
+async def pause_consumer(bus: Bus, name: str, until: str) -> None:
+    """Let a consumer of jobs give nothing out until *until*."""
+    await bus.api(f"CONSUMER.PAUSE.{bus.names.jobs}.{name}", {"pause_until": until})
+
+
+__all__ = [
+    "ANY",
+    "Job",
+    "QueueConsumer",
+    "check_layout",
+    "job_facts",
+    "job_id",
+    "kept",
+    "put_progress",
+    "put_result",
+    "queue_consumer",
+]

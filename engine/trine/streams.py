@@ -2,13 +2,25 @@
 
 from typing import Any
 
+import structlog
 from nats.js import api
 
 from trine.bus import Bus
-from trine.errors import InternalError, ServerTooOldError, TrineError, UnavailableError
+from trine.errors import (
+    InternalError,
+    ServerTooOldError,
+    StorageFullError,
+    TrineError,
+    UnavailableError,
+)
+
+log = structlog.get_logger("trine")
 
 MINIMUM = (2, 14)
 _DAY = 24 * 3600
+_TRACE_SECONDS = 3600
+_TRACE_SPANS = 50_000  # about 40 MB of the server's memory
+_TRACE_BYTES = 4096
 _EXISTS_OTHERWISE = 10058  # the server's code
 _MARKER_SECONDS = 300  # how long the marker of an expired lease stays readable
 
@@ -37,7 +49,7 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
         # Keys that expire. Markers make an expiry visible to consumers.
         api.StreamConfig(
             name=names.leases,
-            subjects=[f"$KV.{space}_leases.>"],
+            subjects=[f"$KV.{space}_leases.>", f"{space}.leases.redrive.>"],
             max_msgs_per_subject=1,
             allow_direct=True,
             allow_rollup_hdrs=True,
@@ -50,12 +62,17 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
             name=names.jobs,
             subjects=[f"{space}.job.>"],
             retention=api.RetentionPolicy.WORK_QUEUE,
+            allow_direct=True,
             duplicate_window=120,
-            sources=[_relay(names.record, f"{space}.tx.job.>", f"{space}.job.>")],
+            sources=[_relay(names.record, f"{space}.tx.job.now.>", f"{space}.job.>")],
+            # Workers hear of the first job of a queue: until then it needs no consumer.
+            republish=api.RePublish(
+                src=f"{space}.job.>", dest=f"{space}.stored.>", headers_only=True
+            ),
         ),
         api.StreamConfig(
             name=names.events,
-            subjects=[f"{space}.event.>"],
+            subjects=[f"{space}.event.>", f"{space}.redrive.>"],
             max_age=7 * _DAY,
             allow_direct=True,
             duplicate_window=120,
@@ -63,11 +80,13 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
         ),
         api.StreamConfig(
             name=names.results,
-            subjects=[f"{space}.result.>"],
+            subjects=[f"{space}.{kind}.>" for kind in ("result", "reply", "progress", "excused")],
             max_msgs_per_subject=1,
             allow_direct=True,
             allow_msg_ttl=True,
-            max_age=7 * _DAY,
+            max_age=14 * _DAY,
+            # Who waits hears of what is stored, not of a second result, which is refused.
+            republish=api.RePublish(src=f"{space}.>", dest=f"{space}.told.>"),
         ),
         api.StreamConfig(
             name=names.dead,
@@ -75,11 +94,24 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
             allow_direct=True,
             duplicate_window=120,
         ),
+        # What `trine trace` shows. Bounded by a count: the server would reserve a size for each
+        # namespace, and a server with little memory has other things to do.
+        api.StreamConfig(
+            name=names.traces,
+            subjects=[f"{space}.trace.>"],
+            storage=api.StorageType.MEMORY,
+            max_age=_TRACE_SECONDS,
+            max_msgs=_TRACE_SPANS,
+            max_msg_size=_TRACE_BYTES,
+            allow_direct=True,
+            no_ack=True,
+        ),
         api.StreamConfig(  # the layout of nats-py's object store
             name=f"OBJ_{names.objects}",
             subjects=[f"$O.{names.objects}.C.>", f"$O.{names.objects}.M.>"],
             allow_direct=True,
             allow_rollup_hdrs=True,
+            allow_msg_ttl=True,  # large payloads go when nobody can want them any more
             discard=api.DiscardPolicy.NEW,
         ),
     ]
@@ -104,7 +136,12 @@ async def ensure(bus: Bus) -> None:
     replicas = 3 if len(info.get("connect_urls", [])) >= 3 else 1
     for config in declared(bus):
         config.num_replicas = replicas
-        await _create(bus, config)
+        try:
+            await _create(bus, config)
+        except StorageFullError:
+            if config.name != bus.names.traces:
+                raise
+            log.warning("traces_not_kept", why="the NATS server has no memory for streams")
 
 
 async def _create(bus: Bus, config: api.StreamConfig) -> None:

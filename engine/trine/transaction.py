@@ -6,18 +6,23 @@ written is guarded too, so a transaction commits only if everything that it saw 
 """
 
 import uuid
+from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from trine import wire
 from trine.bus import Bus, Message, Stored
-from trine.errors import KeyMissingError, WriteConflictError
+from trine.errors import KeyMissingError, TrineError, WriteConflictError
 from trine.events import Changed, EventModel, changed_message
 from trine.events import message as event_message
-from trine.function import Function, encode_payload
-from trine.invocation import current, new_id
-from trine.jobs import ANY, job_message
+from trine.invocation import current
+from trine.jobmessage import ANY, Order, Prepared, Priority, Ref, prepare
+from trine.payload import INLINE_BYTES, discard, encode, pack
 from trine.scope import Scope
+from trine.sending import EVENT_SECONDS, callee
+
+if TYPE_CHECKING:
+    from trine.function import Function
 
 M = TypeVar("M")
 _RELAY = {wire.TTL: f"{wire.RELAY_SECONDS}s"}
@@ -38,6 +43,7 @@ class Transaction:
         self._writes: dict[str, tuple[Scope[Any], str, bytes | None]] = {}
         self._created: set[str] = set()
         self._sent: list[Message] = []
+        self._once: dict[str, tuple[Prepared, Message]] = {}  # jobs with an id of the caller's
         self.committed = 0  # sequence of the last message, once committed
 
     # --- reading -------------------------------------------------------------------------------
@@ -89,26 +95,49 @@ class Transaction:
         self._relay(event_message(self._bus.names, event, id))
 
     def send(
-        self, function: Function[Any, Any] | str, value: Any = None, *, id: str | None = None
+        self,
+        function: "Function[Any, Any] | str",
+        value: Any = None,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        priority: Priority = "normal",
+        keep: float | None = None,
     ) -> str:
-        """Enqueue a durable call if the transaction commits; return the job's id."""
-        if isinstance(function, str):
-            name, payload = wire.function_id(function), encode_payload(value)
-        else:
-            name, payload = function.id, function.encode_input(value)
-        job = id or new_id()
-        queue = wire.function_queue(name)
-        self._relay(job_message(self._bus.names, queue, job, payload, function=name))
-        return job
+        """Enqueue a durable call if the transaction commits; return the job's ``queue/id``.
+
+        The arguments are those of `Sends.send`; one *id* that was sent before is not sent again.
+        """
+        name, content, _ = callee(function, value)
+        order = Order(id, delay, at, priority, None, keep, ANY, name)
+        return self._enqueue(wire.function_queue(name), content, order)
 
     def enqueue(
-        self, queue: str, value: Any, *, id: str | None = None, requirement: str = ANY
+        self,
+        queue: str,
+        value: Any,
+        *,
+        id: str | None = None,
+        delay: float | None = None,
+        at: datetime | None = None,
+        priority: Priority = "normal",
+        keep: float | None = None,
+        key: str | None = None,
+        requirement: str = ANY,
     ) -> str:
-        """Put *value* into a named queue if the transaction commits; return the job's id."""
-        job = id or new_id()
-        payload = encode_payload(value)
-        self._relay(job_message(self._bus.names, queue, job, payload, requirement=requirement))
-        return job
+        """Put *value* into a named queue if the transaction commits; return ``queue/id``."""
+        order = Order(id, delay, at, priority, key, keep, requirement)
+        return self._enqueue(queue, encode(value), order)
+
+    def _enqueue(self, queue: str, content: bytes, order: Order) -> str:
+        job = prepare(self._bus.names, queue, content, order)
+        message = job.recorded(self._bus.names, once=order.id is not None)
+        if order.id is None:
+            self._sent.append(message)
+        else:
+            self._once[str(job.ref)] = (job, message)
+        return str(job.ref)
 
     def _relay(self, message: Message) -> None:
         subject = self._bus.names.relayed(message.subject)
@@ -131,18 +160,57 @@ class Transaction:
 
     async def commit(self) -> None:
         """Store everything, or raise and store nothing."""
-        if not self._writes and not self._sent:
+        if not self._writes and not self._sent and not self._once:
             return
         for subject, (scope, _, _) in self._writes.items():
             if subject in self._created or scope.changes:
                 await self._read(subject)
-        messages = self._sent + self._changes() + self._puts()
-        self.committed = await self._bus.batch(self._guarded(messages))
+        messages = self._sent + await self._not_yet() + self._changes() + self._puts()
+        if not messages:
+            return
+        messages, references = await self._packed(messages)
+        try:
+            self.committed = await self._bus.batch(self._guarded(messages))
+        except TrineError:
+            for reference in references:
+                await discard(self._bus, reference)
+            raise
+
+    async def _not_yet(self) -> list[Message]:
+        """Return the jobs with an id that nobody has enqueued before."""
+        if not self._once:
+            return []
+        names = self._bus.names
+        guards = [names.job_guard(*job.ref) for job, _ in self._once.values()]
+        found = await self._bus.latest(names.record, guards)
+        before = {str(Ref.of(stored.subject)) for stored in found}
+        return [message for ref, (_, message) in self._once.items() if ref not in before]
+
+    async def _packed(self, messages: list[Message]) -> tuple[list[Message], list[dict[str, str]]]:
+        """Let the large payloads of jobs and events travel by reference; state is never large."""
+        packed: list[Message] = []
+        references: list[dict[str, str]] = []
+        state = self._bus.names.state("", "")[:-1]
+        for message in messages:
+            if len(message.payload) > INLINE_BYTES and not message.subject.startswith(state):
+                job = message.subject.startswith(self._bus.names.relayed_jobs)
+                content, reference = await pack(
+                    self._bus, message.payload, None if job else EVENT_SECONDS
+                )
+                references.append(reference)
+                message = message._replace(  # noqa: PLW2901
+                    payload=content, headers={**(message.headers or {}), **reference}
+                )
+            packed.append(message)
+        return packed, references
 
     def _puts(self) -> list[Message]:
+        cause = current.get()
         messages = []
         for subject, (_, _, payload) in self._writes.items():
             headers = {} if payload is not None else {wire.KV_OPERATION: "DEL"}
+            if cause is not None:
+                cause.trace(headers)  # of the Key triggers that this write fires
             expected = self._expected.get(subject)
             if subject in self._seen:
                 seen = self._seen[subject]
@@ -181,8 +249,11 @@ class Transaction:
         """Let messages without an expectation of their own carry one for each key only read."""
         guards = [(s, seen.sequence) for s, seen in self._seen.items() if s not in self._writes]
         guarded = []
+        trace: str | None = None  # outside of functions each message would begin one of its own
         for message in messages:
             headers = dict(message.headers or {})
+            if wire.TRACEPARENT in headers and current.get() is None:
+                trace = headers[wire.TRACEPARENT] = trace or headers[wire.TRACEPARENT]
             if guards and wire.EXPECTED_SEQUENCE not in headers:
                 subject, sequence = guards.pop()
                 headers[wire.EXPECTED_SUBJECT] = subject

@@ -88,7 +88,7 @@ async def test_a_sent_job_is_named_and_listed(trine, serve):
         assert out.strip()
         code, listed, _ = await trine.run("ls", "jobs", "--json")
         assert json.loads(listed) == [{"queue": "fn-shop-later", "requirement": "any", "jobs": 1}]
-        assert client.job(out.strip()).id == out.strip()
+        assert client.job(out.strip()).ref == out.strip()
 
 
 async def test_ls_shows_what_is_there(trine):

@@ -47,7 +47,7 @@ async def test_a_job_runs_and_its_result_is_typed(serve):
         job = await client.send(order, Order(n=7))
         assert await job.result(10) == Receipt(n=7, attempt=1)
         assert await job.result(10) == Receipt(n=7, attempt=1), "a result may be asked again"
-        assert await client.job(job.id).result(10) == {"n": 7, "attempt": 1}
+        assert await client.job(job.ref).result(10) == {"n": 7, "attempt": 1}
         await until_empty(client, client.bus.names.jobs)
 
 
@@ -240,7 +240,7 @@ async def test_stopping_lets_a_running_job_end(serve):
             job = await worker.send(frame)
             with anyio.fail_after(5):
                 await started.wait()
-        assert await client.job(job.id).result(0.5) == 1
+        assert await client.job(job.ref).result(0.5) == 1
         await until_empty(client, client.bus.names.jobs)
 
 

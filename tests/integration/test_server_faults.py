@@ -169,7 +169,7 @@ async def test_a_closed_client_says_that_the_server_is_unavailable(nats):
     with pytest.raises(UnavailableError):
         await client.call("any.thing")
     with pytest.raises(UnavailableError):
-        await client.job("x").result(1)
+        await client.job("work/x").result(1)
     with pytest.raises(UnavailableError):
         await client.state(values).find("k")
     with pytest.raises(UnavailableError):

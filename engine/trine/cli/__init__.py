@@ -15,6 +15,12 @@ _BUILT_IN = {
     "call": "trine.cli.call:call",
     "ls": "trine.cli.ls:ls",
     "state": "trine.cli.state:state",
+    "trigger": "trine.cli.trigger:trigger",
+    "job": "trine.cli.job:job",
+    "queue": "trine.cli.queue:queue",
+    "dlq": "trine.cli.dlq:dlq",
+    "top": "trine.cli.top:top",
+    "trace": "trine.cli.trace:trace",
     "doctor": "trine.cli.doctor:doctor",
 }
 

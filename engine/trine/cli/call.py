@@ -17,7 +17,7 @@ from trine.errors import InvalidInputError
 @options.place
 @click.option("--timeout", default=30.0, show_default=True, help="Seconds to wait.")
 @click.option("--stream", is_flag=True, help="For a streaming function: a line of JSON an item.")
-@click.option("--send", is_flag=True, help="Enqueue a durable call and print the job's id.")
+@click.option("--send", is_flag=True, help="Enqueue a durable call and print the job, queue/id.")
 @click.option("--json", "as_json", is_flag=True, help="Print one line [indented on a terminal].")
 def call(
     function: str,
@@ -40,7 +40,7 @@ def call(
             async for item in client.stream(function, value, timeout=timeout):
                 click.echo(json.dumps(item))
         elif send:
-            click.echo((await client.send(function, value)).id)
+            click.echo((await client.send(function, value)).ref)
         else:
             show(await client.call(function, value, timeout=timeout), one_line=as_json)
 

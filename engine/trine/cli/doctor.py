@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import click
 
-from trine import catalogue, discovery, streams
+from trine import catalogue, directory, discovery, streams
 from trine.cli import options
 from trine.client import Client
 from trine.embedded import server_program
@@ -102,7 +102,7 @@ async def _system(settings: Any) -> list[Check]:
                 info = client.bus.connection._server_info  # noqa: SLF001
                 streams.check_version(info.get("version", "0"))
                 workers = await catalogue.workers(client.bus)
-                functions = await catalogue.functions(client.bus)
+                functions = await directory.functions(client.bus)
     except (TrineError, TimeoutError) as error:
         missing = settings.nats is None and "no running system" in str(error)
         do = "start `trine up` or `trine serve`, or name another server with --nats"

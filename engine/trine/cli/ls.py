@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
-from trine import catalogue, trigger
+from trine import catalogue, directory, trigger
 from trine.cli import options
+from trine.cli.table import table
 from trine.client import Client
 
 _WHAT = ["functions", "triggers", "workers", "jobs"]
@@ -17,25 +18,40 @@ _WHAT = ["functions", "triggers", "workers", "jobs"]
 @click.argument("what", type=click.Choice(_WHAT), default="functions")
 @options.place
 @click.option("--schema", is_flag=True, help="With the schemas of input and output.")
+@click.option("--queue", metavar="NAME", help="With jobs: each job of this queue or function.")
 @options.as_json
 def ls(
     what: str,
     schema: bool,
+    queue: str | None,
     as_json: bool,
     place: options.Place,
 ) -> None:
     """List the functions, triggers or workers that are there now, or the jobs that wait."""
 
     async def main(client: Client) -> None:
-        rows = await _rows(client, what, schema or as_json)
+        if queue is not None:
+            rows = await _jobs(client, queue)
+        else:
+            rows = await _rows(client, what, schema or as_json)
         if as_json:
             click.echo(json.dumps(rows))
-        elif not rows:
-            click.echo(f"no {what}", err=True)
         else:
-            _table(rows)
+            table(rows, f"no {what}")
 
     options.with_client(main, place)
+
+
+async def _jobs(client: Client, queue: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "job": one.ref,
+            "status": one.status,
+            "function": one.function or None,
+            "at": one.at.isoformat(timespec="seconds"),
+        }
+        for one in await client.jobs(queue)
+    ]
 
 
 async def _rows(client: Client, what: str, full: bool) -> list[dict[str, Any]]:
@@ -62,7 +78,7 @@ async def _rows(client: Client, what: str, full: bool) -> list[dict[str, Any]]:
             {"queue": queue, "requirement": requirement, "jobs": count}
             for (queue, requirement), count in sorted(queues.items())
         ]
-    functions = (await catalogue.functions(bus)).values()
+    functions = (await directory.functions(bus)).values()
     if what == "triggers":
         return [
             {"kind": b.kind, "function": b.function, "config": json.dumps(b.config), "id": b.id}
@@ -72,12 +88,3 @@ async def _rows(client: Client, what: str, full: bool) -> list[dict[str, Any]]:
     if full:
         return [info.model_dump(mode="json", exclude={"bindings"}) for info in functions]
     return [{"function": info.id, "does": info.doc.partition("\n")[0]} for info in functions]
-
-
-def _table(rows: list[dict[str, Any]]) -> None:
-    cells = [[str(value) for value in row.values()] for row in rows]
-    head = [name.upper().replace("_", " ") for name in rows[0]]
-    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
-    for row in [head, *cells]:
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())

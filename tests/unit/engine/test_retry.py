@@ -39,3 +39,13 @@ def test_what_may_pass_is_repeated(error):
 
 def test_retry_later_decides_for_itself():
     assert Retry(attempts=1).delay(100, RetryLater(after=7)) == 7
+
+
+def test_only_the_errors_that_are_named_are_repeated():
+    retry = Retry(on=(OSError, ConflictError))
+    assert retry.delay(1, ConnectionError()) is not None
+    assert retry.delay(1, ConflictError("named, though repeating seldom mends it")) is not None
+    assert retry.delay(1, ValueError()) is None
+    assert retry.delay(1, InvalidInputError("x")) is None
+    assert retry.delay(1, GiveUp("no")) is None
+    assert retry.delay(1, RetryLater(after=3)) == 3
