@@ -19,6 +19,11 @@ ROOTS = {
     "trine_workers": REPOSITORY / "workers",
 }
 EXTRA = {"numpy", "nvidia-ml-py", "torch"}  # what only a host that trains needs
+TELEMETRY = {  # what only those need who have a collector
+    "opentelemetry-api",
+    "opentelemetry-exporter-otlp-proto-http",
+    "opentelemetry-sdk",
+}
 LONGEST = 300  # lines of a module, unless one of its first five lines says why:
 EXCUSE = "# Longer than 300 lines:"
 MODULES = sorted(
@@ -101,7 +106,8 @@ def test_what_trains_is_asked_for_under_the_extra_alone(facts: Message) -> None:
     wanted = requirements(facts)
     under_gpu = {name for name, (_, marker) in wanted.items() if "extra == 'gpu'" in marker}
     assert under_gpu == EXTRA
-    assert {name for name, (_, marker) in wanted.items() if "extra" in marker} == EXTRA
+    extra = {name for name, (_, marker) in wanted.items() if "extra" in marker}
+    assert extra == EXTRA | TELEMETRY
     assert set(wanted["torch"][0].split(",")) == {">=2.6", "<2.14"}
     assert facts["Requires-Python"] == ">=3.11"
 

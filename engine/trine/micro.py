@@ -97,6 +97,8 @@ async def respond(connection: Connection, service: Callable[[], Service]) -> lis
     for verb in ("PING", "INFO", "STATS"):
 
         def receive(message: Msg, verb: str = verb) -> None:
+            if not message.reply:  # to an empty subject: the server hangs up on us
+                return
             answer = _answer(verb, service())
             try:
                 connection.send(message.reply, wire.dumps(answer))

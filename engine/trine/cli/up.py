@@ -11,6 +11,7 @@ import click
 from trine import discovery
 from trine.app import installed, load
 from trine.cli import options
+from trine.cli.observing import observing
 from trine.system import running
 
 
@@ -43,7 +44,9 @@ def up(apps: tuple[str, ...], workers: str, as_json: bool, **flags: Any) -> None
 
     async def main() -> None:
         programs = worker_programs(workers)
-        async with running(settings, served, workers=programs) as system:
+        async with running(
+            settings, served, workers=programs, middleware=observing(settings)
+        ) as system:
             nats = discovery.shown(system.nats)
             facts = {"nats": nats, "http": system.http, "workers": len(programs)}
             if as_json:
