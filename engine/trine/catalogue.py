@@ -1,25 +1,29 @@
 """Who serves what: every process announces itself; anybody can read or follow the list."""
 
+import contextlib
 import hashlib
 import os
+import re
 import socket
 import time
 import zlib
 from importlib.metadata import version
 from typing import Any
 
+import anyio
 import structlog
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trine import leases, wire
 from trine.bus import Bus
 from trine.compatibility import breaking
+from trine.errors import TrineError
 from trine.leases import Lease
 
 log = structlog.get_logger("trine")
 
 PRESENCE_SECONDS = 15.0
-_DOCUMENT_TTL = "604800s"  # a week; written again at every start
+_DOCUMENT_SECONDS = 7 * 24 * 3600  # written again while a worker serves it
 
 
 class BindingInfo(BaseModel):
@@ -97,15 +101,31 @@ async def publish(bus: Bus, apps: list[str], document: Document) -> str:
     latest = bus.names.state("catalogue", wire.token("latest-" + "-".join(sorted(apps))))
     found = await bus.last(bus.names.record, latest)
     if found is not None and not found.gone:
-        before = await read(bus, found.payload.decode())
+        before = await read(bus, found.payload.decode(errors="replace"))
         document = Document(functions=_versioned(before, document))
     digest = document.hash()
     subject = bus.names.state("catalogue", digest)
-    packed = zlib.compress(document.model_dump_json().encode())  # a thousand schemas: 1 MB
-    await bus.store(subject, packed, {wire.TTL: _DOCUMENT_TTL})
-    if found is None or found.payload.decode() != digest:
+    await _store(bus, subject, document)
+    if found is None or found.payload != digest.encode():
         await bus.store(latest, digest.encode())
     return digest
+
+
+async def _store(bus: Bus, subject: str, document: Document) -> None:
+    packed = zlib.compress(document.model_dump_json().encode())  # a thousand schemas: 1 MB
+    await bus.store(subject, packed, {wire.TTL: f"{_DOCUMENT_SECONDS}s"})
+
+
+async def renew(bus: Bus, digest: str) -> None:
+    """Keep the document of a worker that serves for longer than a document is kept."""
+    subject = bus.names.state("catalogue", digest)
+    document = await read(bus, digest)
+    while True:
+        await anyio.sleep(_DOCUMENT_SECONDS / 7)
+        try:
+            await _store(bus, subject, document)
+        except TrineError as error:  # six more days to succeed
+            log.warning("document_not_renewed", document=digest, error=error.message)
 
 
 def _versioned(before: Document, now: Document) -> list[FunctionInfo]:
@@ -127,16 +147,25 @@ def _versioned(before: Document, now: Document) -> list[FunctionInfo]:
 
 async def read(bus: Bus, digest: str) -> Document:
     """Return a stored document; empty when there is none."""
+    if not re.fullmatch("[0-9a-f]{32}", digest):
+        return Document()
     stored = await bus.last(bus.names.record, bus.names.state("catalogue", digest))
     if stored is None or stored.gone:
         return Document()
-    return Document.model_validate_json(zlib.decompress(stored.payload))
+    try:
+        return Document.model_validate_json(zlib.decompress(stored.payload))
+    except (zlib.error, ValueError) as error:  # not what a worker publishes
+        log.warning("document_unreadable", document=digest, error=f"{error!r:.300}")
+        return Document()
 
 
 async def workers(bus: Bus) -> list[WorkerInfo]:
     """Return the processes that are alive now, the oldest first."""
     found = await leases.held(bus, "worker.*")
-    infos = [WorkerInfo.model_validate_json(stored.payload) for stored in found]
+    infos = []
+    for stored in found:
+        with contextlib.suppress(ValidationError):  # not what a worker announces
+            infos.append(WorkerInfo.model_validate_json(stored.payload))
     return sorted(infos, key=lambda info: info.started_at)
 
 

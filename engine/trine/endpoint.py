@@ -110,7 +110,8 @@ class Endpoint:
         asked = headers.get(wire.DEADLINE)
         seconds = timeout
         if seconds is None:
-            seconds = int(asked) / 1000 if asked and asked.isdigit() else self.function.timeout
+            seconds = wire.whole(asked, 10**12, None)
+            seconds = self.function.timeout if seconds is None else seconds / 1000
         id = headers.get(wire.INVOCATION)
         if id is None or id in self._host.inflight:
             id = new_id()
@@ -254,7 +255,8 @@ class Endpoint:
         """Run a durable call; its result is kept before the job is acknowledged."""
         facts = jobs.job_facts(delivery)
         output = await self.run(delivery.payload, "job", delivery.attempt, facts, delivery.headers)
-        await jobs.put_result(self._client.bus, delivery, self.function.encode(output))
+        if jobs.kept(delivery):
+            await jobs.put_result(self._client.bus, delivery, self.function.encode(output))
 
     async def run(
         self,
@@ -310,7 +312,7 @@ class Endpoint:
 
 
 def _attempt(said: str | None) -> int:
-    return int(said) if said and said.isdigit() else 1
+    return wire.whole(said, 10**9, 1)
 
 
 def _out_of_time(function: Function[Any, Any], seconds: float) -> TrineError:

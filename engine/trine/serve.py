@@ -18,7 +18,7 @@ from trine.app import App
 from trine.calls import CALL_SECONDS
 from trine.client import Client
 from trine.connection import Listener, Msg
-from trine.directory import bindings
+from trine.directory import stored_bindings
 from trine.dormant import Dormant, Start
 from trine.endpoint import Endpoint, Host
 from trine.errors import UnavailableError, UsageError
@@ -169,7 +169,7 @@ class Worker:
     async def _retire(self) -> None:
         """Let every trigger kind remove what bindings that are gone have left at the server."""
         kept: dict[str, set[str]] = {function.id: set() for function in self._functions()}
-        data = [entry.value for entry in await self.client.state(bindings).entries()]
+        data = [info for info, _ in await stored_bindings(self.client.bus)]
         for one in [*(binding.info() for binding in self.bindings), *data]:
             kept.setdefault(one.function, set()).add(one.id)
         for cls in trigger.loaded():
@@ -215,12 +215,10 @@ class Worker:
         document = catalogue.Document(
             functions=[self._info(one.function) for one in self._endpoints.values()]
         )
+        digest = await catalogue.publish(self.client.bus, apps, document)
+        serving.start_soon(catalogue.renew, self.client.bus, digest)
         lease = catalogue.presence(
-            self.client.bus,
-            self.id,
-            apps=apps,
-            document=await catalogue.publish(self.client.bus, apps, document),
-            started_at=self._started_at,
+            self.client.bus, self.id, apps=apps, document=digest, started_at=self._started_at
         )
         await serving.start(lease.keep)
 

@@ -273,3 +273,5 @@ def parse(info: BindingInfo) -> Trigger:
         return load(info.kind).model_validate(info.config)
     except ValidationError as error:
         raise invalid(f"trigger {info.id}", error) from error
+    except TypeError as error:  # of __init__: a setting that lacks, or is called as an argument
+        raise UsageError(f"trigger {info.id}: {error}") from error

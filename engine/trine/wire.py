@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from trine.errors import InternalError, TrineError, UsageError, from_wire
 
@@ -65,6 +65,8 @@ DESCRIPTION = "Description"
 QUEUE_GROUP = "q"  # micro's default: replicas in any language share the load
 RELAY_SECONDS = 24 * 3600  # how long a copy waits in the record for the streams that source it
 PAYLOAD_MARGIN = 4096  # the server counts headers too, and closes the connection above its limit
+
+N = TypeVar("N", int, None)  # what stands for no number
 
 _ID = re.compile(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)*")
 _NAME = re.compile(r"[a-zA-Z0-9_-]+")
@@ -355,3 +357,10 @@ _CODES = {
 
 def _status(said: str) -> int:
     return int(said) if re.fullmatch(r"[45][0-9][0-9]", said, re.ASCII) else 500
+
+
+def whole(said: str | None, most: int, default: N) -> int | N:
+    """Return the whole number that a header says, *most* at most; *default* when it is none."""
+    if not said or len(said) > 18 or not re.fullmatch("[0-9]+", said, re.ASCII):
+        return default
+    return min(int(said), most)

@@ -60,18 +60,25 @@ def rows() -> list[Row]:
 def with_server(run: Callable[[str], None]) -> None:
     """Run a server and one process that answers both kinds of call."""
 
+    def serving(url: str) -> None:
+        server = subprocess.Popen([sys.executable, str(SERVER), url], stdout=subprocess.PIPE)
+        try:
+            assert server.stdout is not None
+            server.stdout.readline()
+            run(url)
+        finally:
+            server.terminate()
+            server.wait()
+
+    with_embedded(serving)
+
+
+def with_embedded(run: Callable[[str], None]) -> None:
+    """Run a NATS server of its own, and *run* with its URL."""
+
     async def main() -> None:
         with tempfile.TemporaryDirectory() as store:
             async with nats_server(Path(store), "fast") as url:
-                server = subprocess.Popen(
-                    [sys.executable, str(SERVER), url], stdout=subprocess.PIPE
-                )
-                try:
-                    assert server.stdout is not None
-                    server.stdout.readline()
-                    await anyio.to_thread.run_sync(run, url)
-                finally:
-                    server.terminate()
-                    server.wait()
+                await anyio.to_thread.run_sync(run, url)
 
     anyio.run(main)
