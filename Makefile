@@ -23,12 +23,13 @@ demo: .venv/run.stamp ## run a research loop of 12 experiments by itself, with a
 	@$(BIN)/trine loop start --experiments 12 --parallel 2 --workers 2
 
 test: .venv/dev.stamp ## run the tests against real servers
-	$(BIN)/pytest -q -m "not long and not gpu"
+	$(BIN)/pytest -q -n 3 --dist loadfile -m "not long and not gpu"
 
 long: .venv/dev.stamp ## run what takes minutes: faults under load, repeated training
 	$(BIN)/pytest -q -m long --timeout 1800
 
-bench: .venv/dev.stamp ## measure speed against bare baselines; writes bench.json
+bench: .venv/dev.stamp ## measure speed against bare baselines and others; writes bench.json
+	$(BIN)/pip install --quiet --group bench
 	$(BIN)/python -m tests.benchmarks
 
 check: .venv/dev.stamp ## formatter, linter, type checkers, import contracts

@@ -6,12 +6,13 @@ from trine.context import Context
 from trine.errors import GiveUp, RetryLater, TrineError
 from trine.events import EventModel
 from trine.function import Function
-from trine.jobs import Job
+from trine.jobs.consumers import Job
 from trine.middleware import Middleware
 from trine.middleware.limits import Rate
+from trine.observability.observe import Completion
 from trine.retry import Retry
 from trine.scope import Scope
-from trine.serve import Worker
+from trine.serving.worker import Worker
 from trine.state import Entry, Gone, Store
 from trine.transaction import Transaction
 from trine.trigger import Trigger, TriggerContext
@@ -19,6 +20,7 @@ from trine.trigger import Trigger, TriggerContext
 __all__ = [
     "App",
     "Client",
+    "Completion",
     "Context",
     "Entry",
     "EventModel",

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from trine import directory, trigger, wire
+from trine import trigger, wire
 from trine.app import App
-from trine.catalogue import BindingInfo
+from trine.catalogue import BindingInfo, directory
+from trine.catalogue.directory import bindings
 from trine.client import Client
 from trine.context import Context
-from trine.directory import bindings
 from trine.errors import (
     ConflictError,
     InternalError,

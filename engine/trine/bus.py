@@ -1,7 +1,7 @@
 """What Trine asks of the server: requests, stored messages, atomic batches and direct reads.
 
 nats-py's own JetStream code is used for setting up streams and for objects; the paths that run
-for every call, job and write are here, over `trine.connection`.
+for every call, job and write are here, over `trine.transport`.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from nats import errors as nats_errors
 
 from trine import wire
 from trine.calling import Calling
-from trine.connection import Connection, Msg
 from trine.errors import (
     ConflictError,
     InternalError,
@@ -25,6 +24,7 @@ from trine.errors import (
     UnavailableError,
     WriteConflictError,
 )
+from trine.transport.connection import Connection, Msg
 from trine.wire import Names
 
 PAYLOAD_LIMIT = 256 * 1024 * 1024  # bytes; what is larger is refused before anything is sent

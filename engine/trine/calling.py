@@ -9,8 +9,8 @@ import contextlib
 import re
 
 from trine import invocation
-from trine.connection import Connection
 from trine.errors import TrineError
+from trine.transport.connection import Connection
 from trine.wire import Names
 
 BEAT_SECONDS = 2.0

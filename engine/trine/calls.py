@@ -11,9 +11,9 @@ import anyio
 from nats import errors as nats_errors
 from pydantic import TypeAdapter
 
-from trine import catalogue, directory, payload, wire
+from trine import catalogue, payload, wire
 from trine.bus import Bus
-from trine.connection import Msg
+from trine.catalogue import directory
 from trine.errors import (
     DeadlineError,
     FunctionNotFoundError,
@@ -21,6 +21,7 @@ from trine.errors import (
     UnavailableError,
 )
 from trine.invocation import current, new_id, tracing
+from trine.transport.connection import Msg
 
 if TYPE_CHECKING:
     from trine.function import Function

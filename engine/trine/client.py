@@ -8,12 +8,12 @@ from typing import Self, TypeVar
 from trine import discovery
 from trine.bus import Bus
 from trine.calls import Calls
-from trine.connection import Connection, connect
 from trine.objects import Objects
 from trine.scope import Scope
 from trine.sending import Sends
 from trine.state import Store
 from trine.transaction import Transaction
+from trine.transport.connection import Connection, connect
 from trine.wire import Names
 
 M = TypeVar("M")

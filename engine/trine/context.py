@@ -7,7 +7,7 @@ import structlog
 from trine.calls import Calls
 from trine.errors import UsageError
 from trine.invocation import Invocation
-from trine.results import put_progress
+from trine.jobs.results import put_progress
 from trine.scope import Scope
 from trine.sending import Sends
 

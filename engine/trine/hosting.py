@@ -15,11 +15,11 @@ from nats import errors as nats_errors
 
 from trine import payload, trigger, wire
 from trine.catalogue import BindingInfo
+from trine.catalogue.directory import Directory, bindings
 from trine.client import Client
-from trine.directory import Directory, bindings
 from trine.errors import TrineError
 from trine.retry import Retry
-from trine.supervise import supervise
+from trine.serving.supervise import supervise
 from trine.trigger import Binding, TriggerContext
 
 log = structlog.get_logger("trine")

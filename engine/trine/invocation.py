@@ -59,7 +59,7 @@ class Tracing:
     """How this process takes part in traces: decided once, at the program's edge."""
 
     sampled_below: int = 1 << 64
-    inject: Callable[[dict[str, str]], None] | None = None  # see `trine.telemetry`
+    inject: Callable[[dict[str, str]], None] | None = None  # see `trine.observability.telemetry`
 
     def sample(self, ratio: float) -> None:
         """Let this share of the traces that begin in this process be recorded."""

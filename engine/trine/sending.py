@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from trine import payload, queues, unique, wire
+from trine import payload, wire
 from trine.bus import Bus
 from trine.errors import TrineError, UsageError, WriteConflictError
 from trine.events import EventModel
 from trine.events import message as event_message
-from trine.job import Job
-from trine.jobmessage import ANY, Order, Prepared, Priority, Ref, job_token, prepare
+from trine.jobs import queues, unique
+from trine.jobs.handle import Job
+from trine.jobs.message import ANY, Order, Prepared, Priority, Ref, job_token, prepare
 
 if TYPE_CHECKING:
     from trine.function import Function

@@ -18,13 +18,13 @@ from trine import trigger as triggers
 from trine.app import App
 from trine.bindings import BindingHost
 from trine.bindings import app as trigger_app
+from trine.catalogue.directory import Directory
 from trine.client import Client
-from trine.connection import connect
-from trine.directory import Directory
 from trine.embedded import die_with_parent, nats_server
 from trine.middleware import Middleware
-from trine.serve import Worker
+from trine.serving.worker import Worker
 from trine.settings import Settings
+from trine.transport.connection import connect
 from trine.trigger import GatewayContext
 
 log = structlog.get_logger("trine")

@@ -16,7 +16,7 @@ from trine.errors import KeyMissingError, TrineError, WriteConflictError
 from trine.events import Changed, EventModel, changed_message
 from trine.events import message as event_message
 from trine.invocation import current
-from trine.jobmessage import ANY, Order, Prepared, Priority, Ref, prepare
+from trine.jobs.message import ANY, Order, Prepared, Priority, Ref, prepare
 from trine.payload import INLINE_BYTES, discard, encode, pack
 from trine.scope import Scope
 from trine.sending import EVENT_SECONDS, callee

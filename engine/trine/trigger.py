@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trine.calls import CALL_SECONDS
 from trine.catalogue import BindingInfo
+from trine.catalogue.directory import Directory
 from trine.client import Client
-from trine.consume import FORGET_SECONDS, Consumer, Deliver, Delivery
-from trine.directory import Directory
+from trine.consuming.consumer import FORGET_SECONDS, Consumer, Deliver, Delivery
 from trine.errors import NotFoundError, UsageError
 from trine.function import Function, invalid
 from trine.retry import Retry
@@ -107,7 +107,7 @@ class Binding:
 
 
 class Run(Protocol):
-    """`trine.endpoint.Endpoint.run`, or the same for a function that is served elsewhere."""
+    """`Endpoint.run` of `trine.serving`, or the same for a function that is served elsewhere."""
 
     async def __call__(
         self,
@@ -199,7 +199,7 @@ class TriggerContext:
 
 
 class CallBytes(Protocol):
-    """`trine.serve.Worker.call`: JSON in, JSON out."""
+    """`trine.serving.worker.Worker.call`: JSON in, JSON out."""
 
     async def __call__(
         self,

@@ -9,7 +9,7 @@ import anyio
 from rich.console import Console
 
 from trine import Client, Entry
-from trine.connection import Msg
+from trine.transport.connection import Msg
 from trine_functions.contracts import ExperimentProgress, LoopState, loops
 from trine_functions.live import View
 from trine_functions.outcome import Outcome

@@ -11,10 +11,19 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
-from tests.benchmarks import calls, loop, startup
+from tests.benchmarks import calls, events, gateway, jobs, loop, peers, startup, thousand
 from tests.benchmarks.row import Row
 
-PARTS = {"startup": startup.rows, "calls": calls.rows, "loop": loop.rows}
+PARTS = {
+    "startup": startup.rows,
+    "calls": calls.rows,
+    "jobs": jobs.rows,
+    "http": gateway.rows,
+    "events": events.rows,
+    "thousand": thousand.rows,
+    "peers": peers.rows,
+    "loop": loop.rows,
+}
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 
 from trine import Client
 from trine.catalogue import FunctionInfo
-from trine.directory import Directory
+from trine.catalogue.directory import Directory
 
 LANGUAGES = Path(__file__).parents[1] / "languages"
 PYTHON = [sys.executable, str(LANGUAGES / "python" / "plain_worker.py")]

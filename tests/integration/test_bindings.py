@@ -13,7 +13,7 @@ from outside import PYTHON, following, program, until
 from pydantic import BaseModel
 
 from trine import App, Client, EventModel, Scope, streams
-from trine.directory import bindings, functions
+from trine.catalogue.directory import bindings, functions
 from trine.errors import InvalidInputError, NotFoundError
 from trine.settings import Settings
 from trine.system import running

@@ -11,9 +11,9 @@ import anyio
 import pytest
 
 from trine import App, Client
-from trine.connection import connect
 from trine.errors import DeadlineError, TrineError
 from trine.testing import server, serving
+from trine.transport.connection import connect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

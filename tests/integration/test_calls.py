@@ -16,7 +16,7 @@ from trine.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
-from trine.serve import Worker
+from trine.serving.worker import Worker
 
 pytestmark = pytest.mark.anyio
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from trine import Client, EventModel, Scope
-from trine.observe import Completion
+from trine.observability.observe import Completion
 from trine.testing import TriggerConformance
 from trine_triggers import (
     Cron,

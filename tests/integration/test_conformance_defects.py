@@ -11,7 +11,7 @@ from anyio.abc import TaskStatus
 from pydantic import BaseModel
 
 from trine import Client, Trigger, TriggerContext
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.testing import TriggerConformance
 from trine.trigger import Placement
 
@@ -252,7 +252,8 @@ def test_a_planted_defect_is_found(trigger, by_itself, check, reason):
 
 def test_a_single_trigger_that_fires_in_both_replicas_is_found(monkeypatch):
     """What keeps a single trigger single is its lease: here every replica gets one of its own."""
-    from trine import leases, supervise
+    from trine import leases
+    from trine.serving import supervise
 
     class Own(leases.Lease):
         async def take(self) -> bool:

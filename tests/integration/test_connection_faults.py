@@ -14,9 +14,9 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
 from trine.bus import Bus
-from trine.connection import Connection, connect
 from trine.embedded import nats_server
 from trine.errors import TrineError, UnavailableError
+from trine.transport.connection import Connection, connect
 from trine.wire import Names
 
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,9 @@ import pytest
 from nats import errors as nats_errors
 from nats.aio.msg import Msg
 
-from trine.connection import Connection, connect
 from trine.embedded import nats_server
 from trine.errors import TooLargeError
+from trine.transport.connection import Connection, connect
 
 pytestmark = pytest.mark.anyio
 

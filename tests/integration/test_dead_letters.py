@@ -6,9 +6,10 @@ import anyio
 import pytest
 from pydantic import BaseModel
 
-from trine import App, Context, EventModel, Retry, Scope, deadletters
-from trine.deadletters import Letter
+from trine import App, Context, EventModel, Retry, Scope
 from trine.errors import InternalError, NotFoundError
+from trine.jobs import deadletters
+from trine.jobs.deadletters import Letter
 from trine.leases import Lease
 from trine_triggers import Event, Key, Queue
 

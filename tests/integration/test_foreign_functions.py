@@ -15,7 +15,7 @@ from nats.micro import add_service
 from outside import LANGUAGES, PYTHON, following, program, until
 
 from trine import Client, streams
-from trine.directory import functions
+from trine.catalogue.directory import functions
 from trine.errors import FunctionNotFoundError, InvalidInputError, NotFoundError, RemoteError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]

@@ -6,8 +6,9 @@ from collections import Counter
 import anyio
 import pytest
 
-from trine import App, Client, Context, GiveUp, Retry, RetryLater, deadletters, queues
+from trine import App, Client, Context, GiveUp, Retry, RetryLater
 from trine.errors import DeadlineError, JobFailedError, TrineError, UnavailableError
+from trine.jobs import deadletters, queues
 from trine.testing import serving
 from trine_triggers import Queue
 

@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from trine import App, Trigger, TriggerContext, catalogue
-from trine.directory import Directory, functions
+from trine.catalogue.directory import Directory, functions
 from trine.errors import WriteConflictError
 from trine.leases import Lease, held
 

@@ -12,10 +12,11 @@ from nats.micro import add_service
 from nats.micro.service import EndpointConfig, ServiceConfig
 from prometheus_client.parser import text_string_to_metric_families
 
-from trine import App, Client, Context, GiveUp, metrics, readings, streams
+from trine import App, Client, Context, GiveUp, streams
 from trine.errors import ConflictError, UnavailableError
+from trine.observability import metrics, readings
+from trine.observability.stats import BOUNDS
 from trine.settings import Settings
-from trine.stats import BOUNDS
 from trine.system import running
 from trine_triggers import Queue
 

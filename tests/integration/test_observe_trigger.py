@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from trine import App, Client
 from trine.errors import BadRequestError, TrineError, UsageError
 from trine.leases import held
-from trine.observe import Completion
+from trine.observability.observe import Completion
 from trine_triggers import Observe
 
 pytestmark = pytest.mark.anyio

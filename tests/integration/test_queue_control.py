@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from trine import App, queues
+from trine import App
 from trine.errors import CancelledByCallerError, DeadlineError, NotFoundError
+from trine.jobs import queues
 from trine_triggers import Queue
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 
 from trine import App, Context, Retry
 from trine.errors import GiveUp
-from trine.jobmessage import partition
-from trine.jobs import queue_consumer
+from trine.jobs.consumers import queue_consumer
+from trine.jobs.message import partition
 from trine_triggers import Queue
 
 pytestmark = pytest.mark.anyio

@@ -23,10 +23,11 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from opentelemetry.util._once import Once
 
-from trine import App, Client, Context, EventModel, Retry, catalogue, telemetry, traces
+from trine import App, Client, Context, EventModel, Retry, catalogue
 from trine.errors import TrineError
 from trine.invocation import tracing as process
 from trine.middleware.tracing import tracing
+from trine.observability import telemetry, traces
 from trine_triggers import Event
 
 pytestmark = pytest.mark.anyio
@@ -334,7 +335,7 @@ LOADED = "import sys; print([name for name in sys.modules if name.startswith('op
 
 def test_nothing_of_opentelemetry_is_imported_unless_it_is_configured():
     ended = python(
-        "import trine, trine.serve, trine.metrics\n"
+        "import trine, trine.serving.worker, trine.observability.metrics\n"
         "from trine.cli.observing import observing\n"
         "from trine.settings import Settings\n"
         f"assert len(observing(Settings())) == 2\n{LOADED}"

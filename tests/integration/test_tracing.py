@@ -10,15 +10,16 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from trine import App, Client, Context, EventModel, Retry, Scope, traces
+from trine import App, Client, Context, EventModel, Retry, Scope
 from trine.errors import DeadlineError, TrineError
 from trine.invocation import new_traceparent
 from trine.invocation import tracing as process
 from trine.middleware.logging import logging
 from trine.middleware.tracing import tracing
+from trine.observability import traces
+from trine.observability.traces import Span
 from trine.settings import Settings
 from trine.system import running
-from trine.traces import Span
 from trine_triggers import Cron, Event, Http, Key, KeyChange, Queue
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from trine import App
-from trine.watchdog import Watchdog
+from trine.serving.watchdog import Watchdog
 
 pytestmark = pytest.mark.anyio
 

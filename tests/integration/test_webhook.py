@@ -9,7 +9,8 @@ import pytest
 from gateways import gateway
 from pydantic import BaseModel
 
-from trine import App, directory
+from trine import App
+from trine.catalogue import directory
 from trine.errors import UnauthorizedError
 from trine_triggers import Webhook
 from trine_triggers.webhook import sign

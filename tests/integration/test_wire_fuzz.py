@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from trine import App, Client, EventModel, catalogue, wire
-from trine.directory import Directory
+from trine.catalogue.directory import Directory
 from trine.errors import TrineError
-from trine.observe import Observed
-from trine.serve import Worker
+from trine.observability.observe import Observed
+from trine.serving.worker import Worker
 from trine.settings import Settings
 from trine.system import running
 from trine_triggers import Event, Http, Queue

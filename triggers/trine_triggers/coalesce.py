@@ -6,7 +6,7 @@ import anyio
 
 from trine import wire
 from trine.bus import Bus
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.errors import RetryLater, WriteConflictError
 
 _SHORTEST = 0.05

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from trine import RetryLater, TriggerContext, wire
 from trine.bus import Stored
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.errors import TrineError, WriteConflictError
 from trine_triggers.cron_expression import Every, last_fire, next_fire, parse
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from trine import Trigger, TriggerContext, wire
-from trine.consume import FORGET_SECONDS, Delivery
+from trine.consuming.consumer import FORGET_SECONDS, Delivery
 from trine.errors import TrineError
 from trine.trigger import Placement
 from trine_triggers.where import Where, matches

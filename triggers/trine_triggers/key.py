@@ -7,7 +7,7 @@ import anyio
 from pydantic import BaseModel, Field, model_validator
 
 from trine import Scope, Trigger, TriggerContext, wire
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.events import PARTITIONS
 from trine.trigger import Placement
 from trine_triggers.coalesce import Coalescer

@@ -10,13 +10,12 @@ import structlog
 from anyio.streams.memory import MemoryObjectReceiveStream
 from pydantic import AwareDatetime, BaseModel, Field, field_validator
 
-from trine import Scope, Trigger, TriggerContext, wire
-from trine.connection import Msg
+from trine import Completion, Scope, Trigger, TriggerContext, wire
 from trine.errors import ConflictError, UsageError, WriteConflictError
 from trine.function import Function
 from trine.invocation import new_id
 from trine.leases import Lease
-from trine.observe import Completion
+from trine.transport.connection import Msg
 from trine.trigger import Placement
 from trine_triggers.where import Where, matches
 
@@ -37,7 +36,7 @@ spent = Scope("observers", Spent)
 
 
 class Observe(Trigger):
-    """``Observe("orders.place", on="error")``: the payload is a `trine.observe.Completion`.
+    """``Observe("orders.place", on="error")``: the payload is a `trine.Completion`.
 
     At most once: a completion that is told while no replica listens, or while more wait than a
     replica takes, is not seen. *where* compares fields of the completion, such as

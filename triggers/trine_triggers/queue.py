@@ -6,9 +6,9 @@ import anyio
 from pydantic import Field, model_validator
 
 from trine import Retry, Trigger, TriggerContext
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.errors import UsageError
-from trine.jobs import ANY, check_layout, job_facts, put_result, queue_consumer
+from trine.jobs.consumers import ANY, check_layout, job_facts, put_result, queue_consumer
 from trine.trigger import Placement
 
 

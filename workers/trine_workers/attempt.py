@@ -10,7 +10,7 @@ import anyio
 import structlog
 
 from trine import Client
-from trine.consume import NotOursError
+from trine.consuming.consumer import NotOursError
 from trine.errors import BadRequestError, NotFoundError, TrineError
 from trine_functions.contracts import (
     CrashClass,

@@ -16,7 +16,7 @@ from trine import Client, catalogue, discovery, streams
 from trine.cli import options
 from trine.cli.up import until_signal
 from trine.embedded import die_with_parent
-from trine.serve import worker_id
+from trine.serving.worker import worker_id
 from trine.settings import Settings
 from trine.system import stop_children
 from trine_workers.devices import Device, select

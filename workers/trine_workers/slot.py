@@ -9,9 +9,9 @@ import structlog
 from anyio.abc import TaskStatus
 
 from trine import Client, wire
-from trine.consume import Delivery, NotOursError
+from trine.consuming.consumer import Delivery, NotOursError
 from trine.errors import TrineError, WriteConflictError
-from trine.jobs import queue_consumer
+from trine.jobs.consumers import queue_consumer
 from trine.leases import Lease
 from trine_functions.contracts import (
     MAX_ATTEMPTS,

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from trine import deadletters
 from trine.cli import options
 from trine.cli.table import table
 from trine.client import Client
-from trine.deadletters import Letter
 from trine.errors import UsageError
+from trine.jobs import deadletters
+from trine.jobs.deadletters import Letter
 
 _queue = click.option("--queue", metavar="NAME", help="Those of one queue.")
 _consumer = click.option("--consumer", metavar="NAME", help="Those of one consumer.")

@@ -13,7 +13,8 @@ from typing import Any
 import anyio
 import click
 
-from trine import catalogue, directory, discovery, streams
+from trine import catalogue, discovery, streams
+from trine.catalogue import directory
 from trine.cli import options
 from trine.client import Client
 from trine.embedded import server_program

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from trine import catalogue, directory, trigger
+from trine import catalogue, trigger
+from trine.catalogue import directory
 from trine.cli import options
 from trine.cli.table import table
 from trine.client import Client

@@ -1,10 +1,10 @@
 """What ``trine up`` and ``trine serve`` tell about the functions that they run."""
 
-from trine import telemetry
 from trine.invocation import tracing as process
 from trine.middleware import Middleware
 from trine.middleware.logging import logging
 from trine.middleware.tracing import tracing
+from trine.observability import telemetry
 from trine.settings import Settings
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from trine import queues
 from trine.cli import options
 from trine.cli.table import table
 from trine.client import Client
+from trine.jobs import queues
 
 
 @click.group()

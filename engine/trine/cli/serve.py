@@ -15,8 +15,8 @@ from trine.cli import options
 from trine.cli.observing import observing
 from trine.cli.up import until_signal
 from trine.client import Client
-from trine.processes import ChildFailedError, serving_processes
-from trine.serve import Worker
+from trine.serving.processes import ChildFailedError, serving_processes
+from trine.serving.worker import Worker
 
 
 @click.command()

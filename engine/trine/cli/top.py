@@ -12,13 +12,13 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from trine import readings
 from trine.cli import options
 from trine.cli.up import until_signal
 from trine.client import Client
 from trine.errors import UnavailableError
-from trine.rates import FunctionRate, rates
-from trine.readings import Reading
+from trine.observability import readings
+from trine.observability.rates import FunctionRate, rates
+from trine.observability.readings import Reading
 
 _AROUND = 8  # lines of a screen that hold neither a function nor a queue
 

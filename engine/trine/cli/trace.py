@@ -4,11 +4,11 @@ import json
 
 import click
 
-from trine import traces
 from trine.cli import options
 from trine.client import Client
 from trine.errors import NotFoundError
-from trine.traces import Span
+from trine.observability import traces
+from trine.observability.traces import Span
 
 
 @click.command()

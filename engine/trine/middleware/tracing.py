@@ -7,12 +7,12 @@ What the handler calls, sends, emits and writes is caused by its span.
 import time
 from typing import Any
 
-from trine import telemetry, traces
 from trine.context import Context
 from trine.invocation import new_traceparent
 from trine.middleware import Middleware, Next
 from trine.middleware.outcome import OK, outcome
-from trine.traces import Place
+from trine.observability import telemetry, traces
+from trine.observability.traces import Place
 
 
 def tracing() -> Middleware:

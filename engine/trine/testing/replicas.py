@@ -15,7 +15,7 @@ from trine import streams
 from trine.client import Client
 from trine.payload import encode as encode_payload
 from trine.retry import Retry
-from trine.supervise import supervise
+from trine.serving.supervise import supervise
 from trine.testing.serving import server
 from trine.trigger import Binding, Trigger, TriggerContext
 

@@ -11,7 +11,7 @@ from trine import streams
 from trine.app import App
 from trine.client import Client
 from trine.embedded import nats_server
-from trine.serve import Worker
+from trine.serving.worker import Worker
 
 
 @asynccontextmanager

@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from trine.deadlines import Deadlines
+from trine.transport.deadlines import Deadlines
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from trine import trigger, wire
 from trine.bindings import described as binding
 from trine.bus import Bus
-from trine.connection import Msg
+from trine.catalogue.foreign import _answer, described
 from trine.errors import InvalidInputError, TrineError
-from trine.foreign import _answer, described
+from trine.transport.connection import Msg
 
 BUS = cast("Bus", SimpleNamespace(names=wire.Names("t")))
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)

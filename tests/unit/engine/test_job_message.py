@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trine.errors import UsageError
-from trine.jobmessage import Order, Ref, job_token, partition, prepare
+from trine.jobs.message import Order, Ref, job_token, partition, prepare
 from trine.wire import Names
 
 NAMES = Names("ns")

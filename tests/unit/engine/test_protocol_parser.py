@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.errors import ProtocolError
 
-from trine.protocol import LINE_LIMIT, MESSAGE_LIMIT, Message, Parser, publish
+from trine.transport.protocol import LINE_LIMIT, MESSAGE_LIMIT, Message, Parser, publish
 
 
 class Heard:

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trine.rates import rates
-from trine.readings import FunctionReading, Reading
-from trine.stats import BOUNDS, Stats, quantile
+from trine.observability.rates import rates
+from trine.observability.readings import FunctionReading, Reading
+from trine.observability.stats import BOUNDS, Stats, quantile
 
 
 @given(st.lists(st.floats(1e-6, 250), min_size=1, max_size=200), st.floats(0.01, 1))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from trine.compatibility import breaking
+from trine.catalogue.compatibility import breaking
 
 
 def schema(kind: Any, mode: str = "validation") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from trine.cli.trace import lines
 from trine.invocation import Invocation, caused, current, new_traceparent
-from trine.traces import Place, Span, tree, walk
+from trine.observability.traces import Place, Span, tree, walk
 
 TRACE = "a" * 32
 

@@ -10,10 +10,10 @@ import anyio
 
 from trine import wire
 from trine.bus import Bus
-from trine.connection import Msg
-from trine.consume import Delivery
+from trine.consuming.consumer import Delivery
 from trine.errors import InvalidInputError, TrineError, UnavailableError
 from trine.invocation import new_id
+from trine.transport.connection import Msg
 from trine_triggers.gateway.streaming import Item
 
 _TYPE = re.compile(r"([a-z][a-z0-9_]*|\*)(\.([a-z0-9_]+|\*))*")

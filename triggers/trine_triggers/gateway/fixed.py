@@ -98,7 +98,7 @@ class FixedRoutes:
 
     async def _metrics(self, _values: Values, request: Request) -> None:
         try:
-            metrics = importlib.import_module("trine.metrics")
+            metrics = importlib.import_module("trine.observability.metrics")
         except ImportError as error:
             raise NotFoundError("there are no metrics here") from error
         text = metrics.render(self._ctx.client)

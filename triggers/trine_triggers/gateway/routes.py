@@ -8,7 +8,7 @@ import structlog
 from trine import trigger as triggers
 from trine import wire
 from trine.catalogue import BindingInfo, FunctionInfo
-from trine.directory import Directory
+from trine.catalogue.directory import Directory
 from trine.errors import NotFoundError, TrineError
 from trine_triggers.gateway.decode import Fields
 from trine_triggers.gateway.routing import Table

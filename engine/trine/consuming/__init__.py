@@ -1,0 +1,1 @@
+"""Taking messages from durable consumers: asking for them, holding them, settling them."""

@@ -1,0 +1,1 @@
+"""Jobs: how they are stored, taken, followed and set aside."""

@@ -1,0 +1,1 @@
+"""What runs, seen from outside: counts, traces, metrics, completions."""

@@ -1,0 +1,1 @@
+"""The connection to NATS: nats-py connects, and this reads, writes and waits."""
