@@ -2,6 +2,7 @@
 
 Everything is prefixed by a namespace, so that several systems can share one NATS server.
 """
+# Longer than 300 lines: every name on the wire has one place, and it is this one.
 
 import functools
 import json

@@ -346,7 +346,7 @@ def test_nothing_of_opentelemetry_is_imported_unless_it_is_configured():
 def test_the_variables_without_the_packages_are_an_error_that_names_the_extra():
     blocked = "import sys; sys.modules['opentelemetry'] = None\n"
     ended = python(
-        f"{blocked}from trine import telemetry\n"
+        f"{blocked}from trine.observability import telemetry\n"
         "from trine.errors import MissingExtraError\n"
         "try: telemetry.configure()\n"
         "except MissingExtraError as error: print(error.message)",
@@ -354,7 +354,7 @@ def test_the_variables_without_the_packages_are_an_error_that_names_the_extra():
     )
     assert "pip install 'trine[otel]'" in ended.stdout, ended.stderr
     ended = python(
-        f"{blocked}from trine import telemetry\ntelemetry.configure()\nprint('fine')",
+        f"{blocked}from trine.observability import telemetry\ntelemetry.configure()\nprint('fine')",
         OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",
         OTEL_SDK_DISABLED="true",
     )

@@ -3,9 +3,8 @@
 import asyncio
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,6 @@ import anyio
 import structlog
 
 from trine import payload, wire
-from trine.client import Client
 from trine.consuming.consumer import Delivery
 from trine.context import Context
 from trine.errors import DeadlineError, TooManyRequestsError, TrineError, UsageError
@@ -23,28 +21,15 @@ from trine.jobs import consumers
 from trine.middleware import Middleware, compose
 from trine.middleware.idempotency import once
 from trine.middleware.limits import Limit
-from trine.observability.observe import Observed
 from trine.observability.stats import Stats
-from trine.serving.inflight import Call, InFlight
+from trine.serving.host import Host
+from trine.serving.inflight import Call
 from trine.serving.yielding import yield_items
 from trine.transport.connection import Msg
 
 log = structlog.get_logger("trine")
 
 _RETRY_AFTER_SECONDS = 1.0  # what a refused caller is told to wait
-
-
-@dataclass(slots=True)
-class Host:
-    """What the functions of one process share."""
-
-    client: Client
-    worker: str
-    ended: Callable[[], None]  # called after each run
-    observed: Observed
-    middleware: Sequence[Middleware] = ()
-    tracebacks: bool = False  # whether callers are sent the traceback of a failed function
-    inflight: InFlight = field(default_factory=InFlight)
 
 
 class Endpoint:
@@ -126,7 +111,7 @@ class Endpoint:
             self.function.id,
             self._host.worker,
             deadline=deadline,
-            attempt=_attempt(headers.get(wire.ATTEMPT)),
+            attempt=wire.whole(headers.get(wire.ATTEMPT), 10**9, 1),
             traceparent=headers.get(wire.TRACEPARENT),
             received=headers,
         )
@@ -172,15 +157,13 @@ class Endpoint:
         if wire.OBJECT in headers:
             sent = await payload.unpack(self._client.bus, headers, sent)
 
-        observed = function.id in self._host.observed.functions
-        if not observed and wire.IDEMPOTENCY not in headers:
-            value = function.decode(sent)
-            return function.encode(await self._run(Context(self._client, invocation), value))
-
         async def handle() -> bytes:
             value = function.decode(sent)
             return function.encode(await self._run(Context(self._client, invocation), value))
 
+        observed = function.id in self._host.observed.functions
+        if not observed and wire.IDEMPOTENCY not in headers:
+            return await handle()
         run: Callable[[], Awaitable[bytes]] = handle
         if wire.IDEMPOTENCY in headers:
             key, keep = headers[wire.IDEMPOTENCY], function.keep_reply
@@ -310,10 +293,6 @@ class Endpoint:
             if function.id in self._host.observed.functions:
                 said = function.encode(output) if failure is None else b""
                 self._host.observed.tell(invocation, took, payload.encode(sent), said, failure)
-
-
-def _attempt(said: str | None) -> int:
-    return wire.whole(said, 10**9, 1)
 
 
 def _out_of_time(function: Function[Any, Any], seconds: float) -> TrineError:

@@ -26,7 +26,8 @@ from trine.observability.observe import Observed
 from trine.retry import Retry
 from trine.serving import micro
 from trine.serving.dormant import Dormant, Start
-from trine.serving.endpoint import Endpoint, Host
+from trine.serving.endpoint import Endpoint
+from trine.serving.host import Host
 from trine.serving.supervise import supervise
 from trine.serving.watchdog import Watchdog
 from trine.transport.connection import Listener, Msg
