@@ -5,13 +5,13 @@ for every call, job and write are here, over `trine.transport`.
 """
 
 import asyncio
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from nats import errors as nats_errors
+from pydantic_core import from_json  # several times as fast as json
 
 from trine import wire
 from trine.calling import Calling
@@ -104,7 +104,7 @@ class Bus:
     async def api(self, call: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Call the JetStream API, for example ``CONSUMER.DELETE.<stream>.<name>``."""
         reply = await self.request(f"$JS.API.{call}", wire.dumps(body) if body else b"")
-        return _checked(json.loads(reply.data))
+        return _checked(from_json(reply.data))
 
     async def store(
         self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None
@@ -117,7 +117,7 @@ class Bus:
                 limit=self.max_payload,
             )
         reply = await self.request(subject, payload, headers)
-        return int(_checked(json.loads(reply.data))["seq"])
+        return int(_checked(from_json(reply.data))["seq"])
 
     async def batch(self, messages: Sequence[Message]) -> int:
         """Store all of *messages* in one stream, or none; return the sequence of the last.
@@ -149,7 +149,7 @@ class Bus:
         subject, payload, headers = messages[-1]
         commit = {wire.BATCH_SEQUENCE: str(len(messages)), wire.BATCH_COMMIT: "1"}
         reply = await self.request(subject, payload, {**batch, **commit, **(headers or {})})
-        return int(_checked(json.loads(reply.data))["seq"])
+        return int(_checked(from_json(reply.data))["seq"])
 
     async def last(self, stream: str, subject: str) -> Stored | None:
         """Return the latest message on *subject*, also a marker; None when there is none."""

@@ -362,6 +362,6 @@ def _status(said: str) -> int:
 
 def whole(said: str | None, most: int, default: N) -> int | N:
     """Return the whole number that a header says, *most* at most; *default* when it is none."""
-    if not said or len(said) > 18 or not re.fullmatch("[0-9]+", said, re.ASCII):
+    if not said or len(said) > 18 or not (said.isascii() and said.isdigit()):
         return default
     return min(int(said), most)

@@ -17,7 +17,7 @@ def measure(kind: str, url: str) -> float:
     said = subprocess.run(
         [sys.executable, str(PROGRAM), kind, url], check=True, stdout=subprocess.PIPE
     )
-    return float(json.loads(said.stdout)["value"])
+    return float(json.loads(said.stdout.splitlines()[-1])["value"])  # the log comes before
 
 
 def rows() -> list[Row]:

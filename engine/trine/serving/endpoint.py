@@ -270,17 +270,18 @@ class Endpoint:
         )
         token = current.set(invocation)
         self.stats.running += 1
-        output: Any = None
-        failure: BaseException | None = None
+        output, failure = None, None
         try:
             raw = isinstance(sent, bytes)
             value = function.decode(sent) if raw else function.decode_value(sent)
-            with anyio.CancelScope() as scope:
-                if seconds is not None:
-                    scope.deadline = anyio.current_time() + seconds
-                output = await self._run(Context(self._client, invocation), value)
+            context = Context(self._client, invocation)
+            if seconds is None:
+                output = await self._run(context, value)
                 return output
-            raise _out_of_time(function, seconds or 0)
+            with anyio.move_on_after(seconds):
+                output = await self._run(context, value)
+                return output
+            raise _out_of_time(function, seconds)
         except Exception as error:
             failure = error
             self._note(invocation, error)
