@@ -23,7 +23,7 @@ demo: .venv/run.stamp ## run a research loop of 12 experiments by itself, with a
 	@$(BIN)/trine loop start --experiments 12 --parallel 2 --workers 2
 
 test: .venv/dev.stamp ## run the tests against real servers
-	$(BIN)/pytest -q -n 3 --dist loadfile -m "not long and not gpu"
+	$(BIN)/pytest -q -n 3 --dist worksteal -m "not long and not gpu"
 
 long: .venv/dev.stamp ## run what takes minutes: faults under load, repeated training
 	$(BIN)/pytest -q -m long --timeout 1800
