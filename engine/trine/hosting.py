@@ -87,27 +87,22 @@ class BindingHost:
 
     client: Client
     worker: str
-    _directory: Directory = field(init=False)
+    directory: Directory  # which runs beside it
     _running: dict[str, tuple[BindingInfo, anyio.CancelScope]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._directory = Directory(self.client.bus)
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Follow the scope until cancelled; ready when what is in it is being started."""
-        directory = self._directory
         async with anyio.create_task_group() as tasks:
-            await tasks.start(directory.run)
             self._follow(tasks)
             tasks.start_soon(self._clean_gone)
             task_status.started()
             while True:
-                await directory.changed()
+                await self.directory.changed()
                 self._follow(tasks)
 
     def _follow(self, tasks: TaskGroup) -> None:
         """Start what is new, and end what is gone or has become something else."""
-        wanted = self._directory.data
+        wanted = self.directory.data
         for id, (info, scope) in list(self._running.items()):
             if wanted.get(id) != info:
                 del self._running[id]
@@ -128,7 +123,7 @@ class BindingHost:
             return
         if value.placement == "gateway":
             return  # the gateway reads the catalogue
-        remote = RemoteFunction(self.client, info.function, self._directory)
+        remote = RemoteFunction(self.client, info.function, self.directory)
         context = TriggerContext(
             Binding(value, remote, info.id),
             self.client,

@@ -74,12 +74,8 @@ async def running(
                 tracebacks=settings.tracebacks,
             )
             await tasks.start(worker.run)
-            await tasks.start(
-                _hosted, BindingHost(client, worker.id), hosted := anyio.CancelScope()
-            )
-            gateways = anyio.CancelScope()
-            if gateway:
-                await tasks.start(_gateways, system, worker, settings, gateways)
+            edge = anyio.CancelScope()
+            await tasks.start(_edge, system, worker, settings, gateway, edge)
             try:
                 if settings.nats is None:
                     _note(settings, system)
@@ -88,19 +84,11 @@ async def running(
             finally:
                 with anyio.CancelScope(shield=True):
                     await stop_children(system.children)
-                gateways.cancel()
-                hosted.cancel()
+                edge.cancel()
                 worker.stop()
                 if settings.nats is None:
                     (settings.store / discovery.NOTE).unlink(missing_ok=True)
                 tasks.cancel_scope.deadline = anyio.current_time() + 2
-
-
-async def _hosted(
-    host: BindingHost, scope: anyio.CancelScope, *, task_status: TaskStatus[None]
-) -> None:
-    with scope:
-        await host.run(task_status=task_status)
 
 
 def _note(settings: Settings, system: System) -> None:
@@ -113,20 +101,22 @@ def _note(settings: Settings, system: System) -> None:
     discovery.write_note(settings.store, facts)
 
 
-async def _gateways(
+async def _edge(
     system: System,
     worker: Worker,
     settings: Settings,
+    gateway: bool,
     scope: anyio.CancelScope,
     *,
     task_status: TaskStatus[None],
 ) -> None:
-    """Run every installed trigger kind that has a gateway; ready when all of them listen."""
+    """Run what follows the catalogue: bindings that are data, and every kind with a gateway."""
     with scope:
         async with anyio.create_task_group() as tasks:
             directory = Directory(system.client.bus)
             await tasks.start(directory.run)
-            for cls in triggers.loaded():
+            await tasks.start(BindingHost(system.client, worker.id, directory).run)
+            for cls in triggers.loaded() if gateway else ():
                 if cls.placement == "gateway" and "gateway" in vars(cls):
                     await _start_gateway(tasks, cls, system, worker, settings, directory)
             task_status.started()

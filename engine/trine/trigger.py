@@ -130,13 +130,15 @@ class TriggerContext:
     run_function: Run
     ready: anyio.Event = field(default_factory=anyio.Event)  # set when nothing is missed any more
 
-    async def fire(self, payload: Any = None, **facts: Any) -> Any:
+    async def fire(
+        self, payload: Any = None, headers: Mapping[str, str] | None = None, **facts: Any
+    ) -> Any:
         """Run the function with *payload* and return its output; None, and a log line, if it fails.
 
         For triggers that cannot deliver again. *facts* appear as ``ctx.invocation.facts``.
         """
         try:
-            return await self.deliver(payload, 1, **facts)
+            return await self.deliver(payload, 1, headers, **facts)
         except Exception as error:  # noqa: BLE001 - one failing run must not end the trigger
             log.warning(  # the run itself was logged as an error
                 "triggered_function_failed",

@@ -7,7 +7,7 @@ import anyio
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from trine import App, Client
+from trine import App, Client, Context
 from trine.errors import BadRequestError, TrineError, UsageError
 from trine.leases import held
 from trine.observability.observe import Completion
@@ -78,6 +78,27 @@ async def test_a_completion_says_what_went_in_and_came_out(serve):
     assert (done.function, done.ok, done.attempt) == ("orders.place", True, 1)
     assert (done.input, done.output, done.error) == ({"amount": 21}, {"total": 42}, None)
     assert done.milliseconds > 0
+
+
+async def test_what_is_observed_and_what_runs_for_it_are_one_trace(serve):
+    traces: list[str | None] = []
+    done = anyio.Event()
+    app = App("audit")
+
+    @app.on(Observe("orders.place"))
+    @app.function()
+    async def note(ctx: Context) -> None:
+        traces.append(ctx.invocation.traceparent)
+        done.set()
+
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    async with serve(shop()) as client, serve(app):
+        await observers(client, 1)
+        await client.call_bytes("orders.place", b'{"amount": 1}', headers={"traceparent": trace})
+        with anyio.fail_after(15):
+            await done.wait()
+    assert traces[0] is not None
+    assert traces[0][3:35] == trace[3:35]
 
 
 async def test_success_error_and_complete_are_told_apart(serve):

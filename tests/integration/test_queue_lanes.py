@@ -66,6 +66,25 @@ async def test_a_high_job_overtakes_what_waits_while_the_worker_is_busy(serve):
     assert order == ["first", "high", "n0", "n1", "n2"]
 
 
+async def test_a_function_that_declares_priorities_runs_the_urgent_first(serve):
+    app = App("work")
+    order: list[str] = []
+
+    @app.function("work.do", concurrency=1, priorities=True)
+    async def do(name: str) -> None:
+        order.append(name)
+
+    async with serve(App("empty")) as client:
+        jobs = [
+            await client.send("work.do", {"name": priority}, priority=priority)
+            for priority in ("low", "normal", "high")
+        ]
+        async with serve(app):
+            for job in jobs:
+                await job.result(10)
+    assert order == ["high", "normal", "low"]
+
+
 async def test_functions_that_declare_no_priorities_keep_the_order_of_arrival(serve):
     app = App("work")
     order: list[int] = []

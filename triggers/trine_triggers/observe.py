@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ from trine_triggers.where import Where, matches
 
 log = structlog.get_logger("trine")
 
+_Told = tuple[Completion, Mapping[str, str]]  # with the headers, which carry its trace
 _LEASE_SECONDS = 20.0
 _WAITING = 1024  # completions in this replica that have no place yet; more are dropped
 
@@ -120,13 +122,13 @@ class _Observer:
     async def listen(self, seconds: float | None) -> None:
         """Fire until stopped, until nothing is left to fire, or for *seconds*; what runs ends."""
         names, connection = self._bus.names, self._bus.connection
-        send, receive = anyio.create_memory_object_stream[Completion](_WAITING)
+        send, receive = anyio.create_memory_object_stream[_Told](_WAITING)
 
         def take(message: Msg) -> None:
             completion = self._wanted(message)
             try:
                 if completion is not None:
-                    send.send_nowait(completion)
+                    send.send_nowait((completion, message.headers or {}))
             except anyio.WouldBlock:
                 log.warning("completion_dropped", binding=self._ctx.binding.id)
 
@@ -170,12 +172,12 @@ class _Observer:
             return None
         return completion if random.random() < trigger.sample else None  # noqa: S311 - no secret
 
-    async def _work(self, receive: MemoryObjectReceiveStream[Completion]) -> None:
+    async def _work(self, receive: MemoryObjectReceiveStream[_Told]) -> None:
         with receive:
-            async for completion in receive:
+            async for completion, headers in receive:
                 if self._trigger.max_fires is not None and not await self._spend():
                     continue
-                await self._ctx.fire(completion, observed=completion.invocation)
+                await self._ctx.fire(completion, headers, observed=completion.invocation)
 
     async def _spend(self) -> bool:
         """Count one fire; False when none is left, over all replicas."""
