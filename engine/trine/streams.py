@@ -120,6 +120,9 @@ def declared(bus: Bus) -> list[api.StreamConfig]:
 def _relay(stream: str, source: str, target: str) -> api.StreamSource:
     return api.StreamSource(
         name=stream,
+        # Without it the server begins, as long as nothing was relayed, at the time of the last
+        # message here: what was relayed before a direct publish and not yet taken would be lost.
+        opt_start_seq=1,
         subject_transforms=[api.SubjectTransform(src=source, dest=target)],
     )
 

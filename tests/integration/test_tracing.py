@@ -71,10 +71,12 @@ class Records:
 
     async def of(self, *functions: str, seconds: float = 15) -> dict[str, Span]:
         """Wait until each of *functions* has a span, and return the first of each."""
-        with anyio.fail_after(seconds):
-            while not set(functions) <= {span.function for span in self.spans}:
+        missing = set(functions)
+        with anyio.move_on_after(seconds):
+            while missing := set(functions) - {span.function for span in self.spans}:
                 self._arrived = anyio.Event()
                 await self._arrived.wait()
+        assert not missing, f"no span of {missing} within {seconds} s"
         return {span.function: span for span in reversed(self.spans)}
 
 

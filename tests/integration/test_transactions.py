@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from trine import App, Context, EventModel, Retry, Scope
 from trine.errors import KeyMissingError, TooLargeError, WriteConflictError
-from trine_triggers import Event
+from trine.testing import serving
+from trine_triggers import Event, Queue
 
 pytestmark = pytest.mark.anyio
 
@@ -221,3 +222,24 @@ async def test_more_transactions_at_once_than_the_server_has_places_for_all_comm
             for n in range(120):
                 tasks.start_soon(write, n)
         assert len(await client.state(totals).entries()) == 240
+
+
+async def test_jobs_of_transactions_arrive_from_the_first_moment_of_a_system(nats, space):
+    """The relay is set up after the streams exist; what was stored meanwhile may not be lost."""
+    for number in range(8):
+        app = App("shop")
+
+        @app.on(Queue("labels"))
+        @app.function("shop.label")
+        async def label() -> None: ...
+
+        @app.function("shop.ship")
+        async def ship() -> None: ...
+
+        async with serving(app, url=nats, namespace=f"{space}{number}") as client:
+            async with client.transaction() as tx:
+                tx.put(totals, "one", 1)
+                relayed = client.job(tx.send("shop.ship"))
+            direct = await client.enqueue("labels")
+            await direct.result(10)
+            await relayed.result(10)

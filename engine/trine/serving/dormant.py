@@ -48,9 +48,9 @@ class Dormant:
                         await self._look()
                         self._missed = False
                     await self._start_woken()
-                except TrineError:  # away
+                except* TrineError:  # away
                     await anyio.sleep(_AGAIN_SECONDS)
-                    self._wake.set()
+                    self._recheck()
         finally:
             connection.on_reconnect.discard(self._recheck)
             for listener in self._listeners.values():
