@@ -105,6 +105,7 @@ async def test_functions_that_declare_no_priorities_keep_the_order_of_arrival(se
 async def test_lanes_share_the_places_of_their_worker(serve):
     app = App("work")
     running = most = 0
+    full = anyio.Event()
 
     @app.on(Queue("works", priorities=True, concurrency=3, requirements=("cuda", "any")))
     @app.function("work.do", retry=Retry(attempts=1))
@@ -112,6 +113,10 @@ async def test_lanes_share_the_places_of_their_worker(serve):
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 3:
+            full.set()
+        if n < 3:  # the first three are there at once, or never end
+            await full.wait()
         await anyio.sleep(0.002 * (n % 3))
         running -= 1
         return n
