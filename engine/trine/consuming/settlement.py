@@ -216,6 +216,8 @@ class Settlement:
             wire.EXPECTED_SEQUENCE: "0",
         }
         letter = f"{self._stream}-{headers[wire.ORIGIN_SEQUENCE]}"
+        if again := delivery.headers.get(wire.REDRIVE):  # the letter before may not be deleted yet
+            letter += f"-{again}"
         subject = self._bus.names.dead_letter(wire.token(self._source), letter)
         with contextlib.suppress(WriteConflictError):  # buried already, and not answered
             await self._bus.store(subject, delivery.payload, headers)
